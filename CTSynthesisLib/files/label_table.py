@@ -1,0 +1,96 @@
+"""What the values of a label map mean: a table given by the user or lying beside the file.
+
+JSON: ``{"1": "liver"}``, ``{"liver": 1}``, ``[{"value": 1, "name": "liver", "hu": 110}]``, or one of these under ``"labels"``.
+CSV: a header line with ``value`` and ``name`` (``code``, ``color`` and ``hu`` are optional).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from ..errors import UnusableInput
+from ..volume import Segment
+
+_WAY_OUT = 'write JSON such as {"1": "liver"} or a CSV with the columns value and name'
+
+
+def read_label_table(path) -> dict[int, Segment]:
+    """Read a table; the background (value 0) is left out.
+
+    Raises
+    ------
+    UnusableInput
+        If the file is missing or not a table.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv", ".txt") else _json_rows(json.loads(text))
+        segments = [_segment(row) for row in rows]
+    except OSError as error:
+        raise UnusableInput(f"The label table {path} cannot be read ({error.strerror}); check its name.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnusableInput(f"{path} is not a label table; {_WAY_OUT}.") from error
+    values = [segment.value for segment in segments]
+    if repeated := sorted({value for value in values if values.count(value) > 1}):
+        raise UnusableInput(f"The label table {path} gives the value {repeated[0]} twice; give each value one name.")
+    if any(value < 0 for value in values) or not any(values):
+        raise UnusableInput(f"{path} is not a label table with values above 0; {_WAY_OUT}.")
+    return {segment.value: segment for segment in segments if segment.value}
+
+
+def find_label_table(path: Path):
+    """The table beside a label map ``path``: ``<stem>.json``, ``<stem>.csv``, ``labels.json`` or ``labels.csv``; None if there is none.
+
+    A ``<stem>.json`` that is no table (a BIDS side-car, say) is passed over.
+    """
+    stem = path.name.split(".")[0]
+    for name in (f"{stem}.json", f"{stem}.csv", "labels.json", "labels.csv"):
+        candidate = path.with_name(name)
+        if candidate.is_file():
+            try:
+                return candidate, read_label_table(candidate)
+            except UnusableInput:
+                if name.startswith("labels."):
+                    raise
+    return None
+
+
+def _csv_rows(text):
+    lines = [line for line in text.splitlines() if line.strip()]
+    delimiter = max(",;\t", key=lines[0].count)
+    return [{key.strip().lower(): value for key, value in row.items() if key} for row in csv.DictReader(lines, delimiter=delimiter)]
+
+
+def _json_rows(content):
+    if isinstance(content, dict) and isinstance(content.get("labels"), (dict, list)):
+        content = content["labels"]
+    if isinstance(content, list):
+        return content
+    if all(key.strip().lstrip("-").isdigit() for key in content):
+        return [{"value": value, "name": name} for value, name in content.items()]
+    return [{"value": value, "name": name} for name, value in content.items()]
+
+
+def _segment(row):
+    value = next((row[key] for key in ("value", "label", "id", "index") if key in row), None)
+    name = row["name"]
+    if isinstance(value, (bool, float)) or not isinstance(name, str) or not name.strip():
+        raise ValueError("a value is an integer and a name a word")
+    code, color = row.get("code") or None, row.get("color") or None
+    if isinstance(code, str):  # in a CSV: SCT^10200004^Liver
+        code = code.split("^")
+    if isinstance(color, str):  # in a CSV: 0.8 0.4 0.2
+        color = color.split()
+    if (code and len(code) != 3) or (color and len(color) != 3):
+        raise ValueError("a code and a color have three parts")
+    hu = row.get("hu")
+    return Segment(
+        int(value),
+        name.strip(),
+        code=tuple(str(part) for part in code) if code else None,
+        color=tuple(float(part) for part in color) if color else None,
+        hu=float(hu) if hu not in (None, "") else None,
+    )

@@ -1,0 +1,129 @@
+"""Model files: weights as safetensors beside a card in JSON. Weights are data, never code; each file is checked against its card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from . import RESOURCES
+from .errors import UnusableInput
+
+MODELS = RESOURCES / "Models"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model; ``NAME.json`` beside ``NAME.safetensors``.
+
+    ``kind`` says which engine runs it (``slab_gan`` or ``habijan2022``), ``network`` holds the generator's configuration, ``hu_map`` the
+    parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a voxel depends on.
+    """
+
+    name: str
+    title: str
+    kind: str
+    version: str
+    description: str
+    sha256: str
+    bytes: int
+    network: dict
+    hu_map: dict
+    receptive_field: dict = field(default_factory=dict)
+    licence: str = ""
+    training_data: list = field(default_factory=list)
+    command: str = ""
+    quality: dict = field(default_factory=dict)
+    speed: dict = field(default_factory=dict)
+    limits: list = field(default_factory=list)
+    path: str = field(default="", compare=False)  # of the weights; not part of the file
+
+    def check(self) -> bytes:
+        """The weights file's content, if it is whole.
+
+        Raises
+        ------
+        UnusableInput
+            If the file is missing or differs from the card's checksum.
+        """
+        try:
+            content = Path(self.path).read_bytes()
+        except OSError as error:
+            raise UnusableInput(f"The weights of model '{self.name}' are missing ({self.path}); reinstall or import the model.") from error
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UnusableInput(
+                f"The weights file {self.path} of model '{self.name}' is damaged: its checksum is not the card's; reinstall or import it again."
+            )
+        return content
+
+
+def models() -> list[ModelCard]:
+    """The cards of the models that ship, the default first."""
+    cards = [read_card(path) for path in sorted(MODELS.glob("*.json"))]
+    return sorted(cards, key=lambda card: card.name != "default")
+
+
+def load_card(name_or_path: str) -> ModelCard:
+    """The card of a model by its name, or by the path of its card or weights.
+
+    Raises
+    ------
+    UnusableInput
+        If there is no such model.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".json", ".safetensors"):
+        return read_card(path.with_suffix(".json"))
+    if (MODELS / f"{name_or_path}.json").is_file():
+        return read_card(MODELS / f"{name_or_path}.json")
+    names = ", ".join(card.name for card in models()) or "none"
+    raise UnusableInput(f"There is no model '{name_or_path}'; the installed models are: {names}.")
+
+
+def read_card(path: Path) -> ModelCard:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(ModelCard)}
+        return ModelCard(**{name: value for name, value in values.items() if name in known}, path=str(path.with_suffix(".safetensors")))
+    except OSError as error:
+        raise UnusableInput(f"The model card {path} cannot be read; a model is a .safetensors file with its .json card beside it.") from error
+    except (TypeError, ValueError) as error:
+        raise UnusableInput(f"{path} is not a model card ({error}); a model is a .safetensors file with its .json card beside it.") from error
+
+
+def load_weights(card: ModelCard) -> dict:
+    """Weights as float32 tensors by name, checked against the card.
+
+    Raises
+    ------
+    UnusableInput
+        If the file is missing, damaged, or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return {name: tensor.float() for name, tensor in load(card.check()).items()}
+    except SafetensorError as error:
+        raise UnusableInput(f"{card.path} is not a safetensors file; import the model again.") from error
+
+
+def save_model(folder: Path, weights: dict, **card) -> ModelCard:
+    """Write ``weights`` in float16 and their card into ``folder``; both files appear whole or not at all."""
+    import torch
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save({name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()})
+    result = ModelCard(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), path="", **card)
+    values = {name: value for name, value in asdict(result).items() if name != "path"}
+    for path, data in (
+        (folder / f"{result.name}.safetensors", content),
+        (folder / f"{result.name}.json", (json.dumps(values, indent=1) + "\n").encode()),
+    ):
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(data)
+        part.replace(path)
+    return read_card(folder / f"{result.name}.json")

@@ -1,0 +1,108 @@
+"""The default generator: a U-Net over slices that look at their neighbours, with a finite receptive field.
+
+Slices run through two-dimensional convolutions; at four depths each slice is mixed with the one above and the one below, so a voxel sees
+four slices to either side. Upsampling is resize + convolution. The only normalisation is per pixel over channels, so nothing looks at the
+whole image and blocks of a large volume join without seams (paper 004's slab idea given to paper 000's generator).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+# At these levels each slice is mixed with its neighbours: four times in all, so that a voxel sees four slices to either side.
+MIXED_GOING_DOWN = (1, 2, 4)
+MIXED_GOING_UP = (1,)
+
+
+@dataclass(frozen=True)
+class SlabUNetConfig:
+    condition_channels: int = 18  # what synthesis.condition makes of a label map
+    noise_channels: int = 2
+    width: tuple[int, ...] = (24, 48, 96, 192, 256)  # channels at 1, 1/2, 1/4, 1/8 and 1/16 of the resolution
+
+    @property
+    def stride(self) -> int:
+        """Blocks begin at multiples of this many pixels, so that every block sees the same pooling grid."""
+        return 2 ** (len(self.width) - 1)
+
+
+class PixelNorm(nn.Module):
+    """Unit root-mean-square over channels at each pixel (Karras et al. 2018); local, unlike instance or group norm."""
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6)
+
+
+class Conv(nn.Sequential):
+    """3×3 convolution, leaky ReLU, pixel norm."""
+
+    def __init__(self, inputs, outputs, stride=1, norm=True):
+        layers = [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        super().__init__(*layers, *([PixelNorm()] if norm else []))
+
+
+class SliceMix(nn.Module):
+    """Adds to each slice a linear mix of itself and its two neighbours; the outermost slices stand in for the missing ones."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.mix = nn.Conv2d(3 * channels, channels, 1)
+
+    def forward(self, x, depth):
+        slabs = x.unflatten(0, (-1, depth))  # (B, D, C, H, W)
+        below = torch.cat([slabs[:, :1], slabs[:, :-1]], dim=1).flatten(0, 1)
+        above = torch.cat([slabs[:, 1:], slabs[:, -1:]], dim=1).flatten(0, 1)
+        return x + F.leaky_relu(self.mix(torch.cat([below, x, above], dim=1)), 0.2)
+
+
+class SlabUNet(nn.Module):
+    """Condition and noise in, residual over the expected HU map out.
+
+    ``forward(condition, noise)`` takes ``condition`` (B, D, C, H, W) and ``noise`` (B, D, N, H, W) with H and W multiples of
+    ``config.stride``, and returns two maps (B, D, H, W): the residual in network units, and the logarithm of the amplitude with which the
+    first noise channel is added to it.
+    """
+
+    def __init__(self, config: SlabUNetConfig | None = None):
+        super().__init__()
+        self.config = config = config or SlabUNetConfig()
+        w = config.width
+        levels = range(len(w) - 1)
+        self.stem = Conv(config.condition_channels + config.noise_channels, w[0], norm=False)
+        self.down = nn.ModuleList(nn.Sequential(Conv(w[n], w[n + 1], stride=2), Conv(w[n + 1], w[n + 1], norm=False)) for n in levels)
+        self.bottom = Conv(w[-1], w[-1])
+        self.narrow = nn.ModuleList(nn.Conv2d(w[n + 1], w[n], 1) for n in levels)  # before enlarging, where it is cheap
+        self.up = nn.ModuleList(Conv(w[n], w[n], norm=n > 0) for n in levels)
+        self.mix_down = nn.ModuleList(SliceMix(w[n]) for n in MIXED_GOING_DOWN)
+        self.mix_up = nn.ModuleList(SliceMix(w[n]) for n in MIXED_GOING_UP)
+        self.last = Conv(w[0], w[0], norm=False)
+        self.head = nn.Conv2d(w[0], 2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.tensor([0.0, -3.5]))
+
+    def forward(self, condition, noise):
+        batch, depth = condition.shape[:2]
+        x = torch.cat([condition, noise], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (B·D, C+N, H, W)
+        x = self.stem(x)
+        skips = [x]
+        for n, down in enumerate(self.down, start=1):
+            x = down(x)  # (B·D, width[n], H/2ⁿ, W/2ⁿ)
+            if n in MIXED_GOING_DOWN:
+                x = self.mix_down[MIXED_GOING_DOWN.index(n)](x, depth)
+            skips.append(x)
+        x = self.bottom(skips.pop())
+        for n in reversed(range(len(self.up))):
+            x = self.up[n](skips.pop() + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
+            if n in MIXED_GOING_UP:
+                x = self.mix_up[MIXED_GOING_UP.index(n)](x, depth)
+        x = self.last(x)  # (B·D, width[0], H, W)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would step by several HU
+            residual, amplitude = F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1).unbind(1)
+        shape = (batch, depth, *residual.shape[-2:])
+        return residual.reshape(shape), amplitude.clamp(-7, 0).reshape(shape)

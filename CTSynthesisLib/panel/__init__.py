@@ -1,0 +1,1 @@
+"""What the module's widget shows, one file a section; besides ``CTSynthesis.py`` the only place that imports Qt."""

@@ -1,0 +1,311 @@
+"""The MRML scene as the engine sees it: segmentation nodes become label maps, volumes become nodes. No Qt.
+
+A label map is made in the segmentation's own frame, as if it stood under no transform, and the volume generated from it is placed
+under the same parent transform. So the result lies where the segmentation is seen, however the two are moved together afterwards.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from . import anatomy
+from .errors import SynthesisFailed, UnusableInput
+from .files.codes import format_terminology, parse_terminology
+from .volume import Geometry, LabelMap, Segment, Volume, resample
+
+SEGMENTATION_ROLE = "CTSynthesis.Segmentation"  # node reference from a generated volume to what it was generated from
+CT_WINDOW, CT_LEVEL = 350, 40  # HU, Slicer's preset CT_ABDOMEN: soft tissue
+
+
+# -- segmentation node → label map ---------------------------------------------------------------------------------------------------
+
+
+def visible_segments(node) -> list[tuple[str, Segment]]:
+    """The visible segments of a segmentation node, each with its ID, without looking at any voxel.
+
+    A segment's value is its place in the segmentation, counted from 1, so hiding one does not renumber the others.
+    """
+    segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
+    segments = []
+    for place, segment_id in enumerate(segmentation.GetSegmentIDs(), start=1):
+        if display is None or display.GetSegmentVisibility(segment_id):
+            segments.append((segment_id, _segment(segmentation.GetSegment(segment_id), place)))
+    return segments
+
+
+def labelmap_from_segmentation(node, reference=None) -> LabelMap:
+    """The visible segments of a segmentation node as one label map.
+
+    Parameters
+    ----------
+    node : vtkMRMLSegmentationNode
+    reference : Geometry, optional
+        Grid to use, in the segmentation's own frame. Without it: the source volume's grid, else the reference geometry stored in
+        the segmentation, else the smallest grid that holds all segments; ``metadata["Geometry"]`` says which.
+
+    Raises
+    ------
+    UnusableInput
+        If there is no segment, none is visible, or the visible ones hold no voxel on the grid.
+    """
+    name = node.GetName()
+    if not node.GetSegmentation().GetNumberOfSegments():
+        raise UnusableInput(f"The segmentation '{name}' has no segments; add one and paint it in the Segment Editor.")
+    visible = visible_segments(node)
+    if not visible:
+        raise UnusableInput(f"No segment of '{name}' is visible; show those that shall be generated (eye icon in the segment list).")
+    segmentation = _with_binary_labelmaps(node)
+    if reference is not None:
+        geometry, origin = reference, "the requested grid"
+    else:
+        geometry, origin = _reference_geometry(node, segmentation, [segment_id for segment_id, _ in visible])
+
+    masks, painted = [], False
+    for segment_id, segment in visible:
+        mask, grid = _mask(segmentation, segment_id)
+        painted |= mask is not None
+        if mask is not None and (placed := _place(mask, grid, geometry)) is not None:
+            masks.append((segment, *placed))
+    if not painted:
+        raise UnusableInput(f"The visible segments of '{name}' are empty; paint them before generating.")
+    if not masks:
+        raise UnusableInput(f"The visible segments of '{name}' lie outside {origin}; choose another source geometry in the Segment Editor.")
+    return LabelMap.from_masks(geometry, masks, rank=anatomy.depth, metadata={"Geometry": origin, "Name": name})
+
+
+def source_volume(node):
+    """The volume node from which the segmentation takes its geometry, or None."""
+    return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
+def _segment(segment, value) -> Segment:
+    entry = vtk.reference("")
+    code = modifier = None
+    if segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry):
+        code, modifier = parse_terminology(str(entry))
+    return Segment(value, segment.GetName() or f"Segment_{value}", code, modifier, tuple(segment.GetColor()))
+
+
+def _with_binary_labelmaps(node):
+    """The node's vtkSegmentation, or a copy converted to binary label maps where it holds only surfaces; the node stays as it is."""
+    segmentation = node.GetSegmentation()
+    binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    if segmentation.ContainsRepresentation(binary):
+        return segmentation
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    if not copy.CreateRepresentation(binary):
+        raise UnusableInput(f"'{node.GetName()}' cannot be converted to voxels; create its binary label map in the Segmentations module.")
+    return copy
+
+
+def _reference_geometry(node, segmentation, segment_ids) -> tuple[Geometry, str]:
+    volume = source_volume(node)
+    # A source volume under another transform than the segmentation's is not where its grid was taken from: use the stored grid.
+    if volume is not None and volume.GetImageData() and volume.GetParentTransformNode() is node.GetParentTransformNode():
+        return geometry_of_node(volume), f"the grid of '{volume.GetName()}'"
+    converter = slicer.vtkSegmentationConverter
+    if stored := segmentation.GetConversionParameter(converter.GetReferenceImageGeometryParameterName()):
+        return _geometry_from_string(stored), "the segmentation's reference geometry"
+    ids = vtk.vtkStringArray()
+    for segment_id in segment_ids:
+        ids.InsertNextValue(segment_id)
+    union = segmentation.DetermineCommonLabelmapGeometry(slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS, ids)
+    if not union:
+        raise UnusableInput(f"The visible segments of '{node.GetName()}' are empty; paint them before generating.")
+    return _geometry_from_string(union), "the smallest grid around the segments"
+
+
+def _geometry_from_string(text) -> Geometry:
+    matrix, extent = vtk.vtkMatrix4x4(), [0, -1, 0, -1, 0, -1]
+    slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, matrix, extent)
+    return _geometry(matrix, extent)
+
+
+def _geometry(matrix, extent) -> Geometry:
+    """The geometry of voxels ``extent`` (i0, i1, j0, j1, k0, k1) of the lattice with this IJK to world matrix."""
+    shape = (extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1)
+    lattice = slicer.util.arrayFromVTKMatrix(matrix)
+    corner = lattice.copy()
+    corner[:3, 3] = (lattice @ np.array([extent[0], extent[2], extent[4], 1.0]))[:3]
+    return Geometry(shape, corner)
+
+
+def _mask(segmentation, segment_id):
+    """A segment's voxels as a boolean array cropped to them, with the crop's geometry; (None, None) when it has none."""
+    segment = segmentation.GetSegment(segment_id)
+    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName())
+    if image is None or image.GetNumberOfPoints() == 0:
+        return None, None
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    mask = array == segment.GetLabelValue()  # segments of one layer share an image, each with its own label
+    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not occupied[0].size:
+        return None, None
+    start = [int(indices[0]) for indices in occupied]
+    shape = [int(indices[-1]) + 1 - first for indices, first in zip(occupied, start, strict=True)]
+    window = tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
+    return mask[window], _geometry(matrix, image.GetExtent()).crop(start, shape)
+
+
+def _place(mask, grid, target):
+    """``mask`` on its ``grid`` brought to the ``target`` grid: (mask, start) of the part inside it, or None if nothing is."""
+    corners = np.array([[i, j, k, 1.0] for i, j, k in product(*[(0, n - 1) for n in grid.shape[::-1]])])
+    in_target = np.linalg.solve(target.ijk_to_ras, grid.ijk_to_ras @ corners.T)[2::-1]  # (k, j, i) x 8 corners
+    margin = 1e-3 if _same_lattice(grid, target) else 1.0
+    low = np.maximum(np.ceil(in_target.min(axis=1) - margin), 0).astype(int)
+    high = np.minimum(np.floor(in_target.max(axis=1) + margin) + 1, target.shape).astype(int)
+    if (low >= high).any():
+        return None
+    window = target.crop(low, tuple(high - low))
+    if margin < 1:  # the same voxels, only another crop: copy, do not interpolate
+        first = np.rint(np.linalg.solve(grid.ijk_to_ras, np.append(window.origin, 1.0)))[2::-1].astype(int)
+        placed = mask[tuple(slice(f, f + n) for f, n in zip(first, window.shape, strict=True))]
+    else:
+        placed = resample(mask.astype(np.uint8), grid, window, labels=True) > 0
+    return (placed, tuple(int(n) for n in low)) if placed.any() else None
+
+
+def _same_lattice(a: Geometry, b: Geometry) -> bool:
+    if np.abs(a.ijk_to_ras[:3, :3] - b.ijk_to_ras[:3, :3]).max() * max(*a.shape, *b.shape) > 1e-2:
+        return False
+    offset = np.linalg.solve(b.ijk_to_ras[:3, :3], a.origin - b.origin)
+    return bool(np.abs(offset - np.rint(offset)).max() < 1e-3)
+
+
+# -- label map → segmentation node ---------------------------------------------------------------------------------------------------
+
+
+def labelmap_to_segmentation(labelmap: LabelMap, name="Segmentation"):
+    """A new segmentation node with the segments of a label map, their names, colors and codes, on the label map's grid."""
+    converter = slicer.vtkSegmentationConverter
+    image = _oriented_image(labelmap)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", slicer.mrmlScene.GenerateUniqueName(name))
+    segmentation = node.GetSegmentation()
+    segmentation.SetSourceRepresentationName(converter.GetBinaryLabelmapRepresentationName())
+    segmentation.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(image))
+    for item in labelmap.segments:
+        segment = slicer.vtkSegment()
+        segment.SetName(item.name)
+        if item.color is not None:
+            segment.SetColor(*item.color)
+        if item.code is not None:
+            segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), format_terminology(item.code, item.modifier))
+        segment.SetLabelValue(item.value)
+        segment.AddRepresentation(converter.GetBinaryLabelmapRepresentationName(), image)  # one image, shared by all
+        segmentation.AddSegment(segment)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def _oriented_image(labelmap):
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(labelmap.geometry.shape[::-1])
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(labelmap.geometry.ijk_to_ras))
+    small = max((segment.value for segment in labelmap.segments), default=0) < 256
+    values = np.ascontiguousarray(labelmap.array, dtype=np.uint8 if small else np.int16)
+    image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
+    return image
+
+
+# -- volume → volume node ------------------------------------------------------------------------------------------------------------
+
+
+def volume_node_from(volume: Volume, segmentation_node=None, output=None):
+    """Put a generated volume into the scene: a new node, or ``output`` if the user chose one.
+
+    The node lies under the segmentation's parent transform, refers to the segmentation, carries the volume's metadata as attributes
+    (they survive NRRD and MRML files), is shown with a soft-tissue window and stands beside the segmentation in the subject hierarchy.
+    """
+    scene = slicer.mrmlScene
+    node = output
+    if node is None or node.GetScene() is None:
+        name = f"{segmentation_node.GetName()} synthetic CT" if segmentation_node else "Synthetic CT"
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+    image = vtk.vtkImageData()
+    image.SetDimensions(volume.geometry.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(volume.array, dtype=np.int16).ravel(), deep=True))
+    modified = node.StartModify()
+    node.SetAndObserveImageData(image)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.geometry.ijk_to_ras))
+    for key in [key for key in node.GetAttributeNames() if key.startswith("CTSynthesis.")]:
+        node.RemoveAttribute(key)
+    for key, value in volume.metadata.items():
+        node.SetAttribute(key, str(value))
+    if segmentation_node is not None and segmentation_node.GetScene() is not None:
+        node.SetAndObserveTransformNodeID(segmentation_node.GetTransformNodeID())
+        node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentation_node.GetID())
+        _place_beside(node, segmentation_node)
+    node.EndModify(modified)
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(CT_WINDOW, CT_LEVEL)
+    return node
+
+
+def show_in_slice_views(node):
+    """Show a volume as the background of all slice views, as large as fits."""
+    slicer.util.setSliceViewerLayers(background=node, fit=True)
+
+
+def _place_beside(node, neighbor):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    beside = hierarchy.GetItemByDataNode(neighbor)
+    parent = hierarchy.GetItemParent(beside) if beside else hierarchy.GetSceneItemID()
+    if item := hierarchy.GetItemByDataNode(node):
+        hierarchy.SetItemParent(item, parent)
+    else:  # without the application's plugins nobody has made the item yet
+        hierarchy.CreateItem(parent, node)
+
+
+# -- volume node → volume ------------------------------------------------------------------------------------------------------------
+
+
+def geometry_of_node(node) -> Geometry:
+    """The grid of a volume node in its own frame, parent transforms left out."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return _geometry(matrix, node.GetImageData().GetExtent())
+
+
+def volume_from_node(node) -> Volume:
+    """A scalar volume node's voxels (HU) in its own frame, with its ``CTSynthesis.`` attributes as metadata."""
+    if node.GetImageData() is None:
+        raise UnusableInput(f"The volume '{node.GetName()}' holds no image; load or generate it first.")
+    array = np.clip(np.rint(slicer.util.arrayFromVolume(node)), -32768, 32767).astype(np.int16)
+    metadata = {key: node.GetAttribute(key) for key in node.GetAttributeNames() if key.startswith("CTSynthesis.")}
+    return Volume(array, geometry_of_node(node), metadata)
+
+
+def volume_in_world(node) -> Volume:
+    """A volume node's voxels where they are seen: under transforms, a hardened copy (resampled if a transform is not linear)."""
+    if node.GetParentTransformNode() is None:
+        return volume_from_node(node)
+    copy = slicer.vtkSlicerVolumesLogic.CloneVolume(slicer.mrmlScene, node, node.GetName(), True)
+    try:
+        copy.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+        if not copy.HardenTransform():
+            raise SynthesisFailed(f"The transform above '{node.GetName()}' cannot be applied to a volume; harden or remove it first.")
+        return Volume(volume_from_node(copy).array, geometry_of_node(copy), volume_from_node(node).metadata)
+    finally:
+        storage, display = copy.GetStorageNode(), copy.GetDisplayNode()
+        for leftover in (copy, storage, display):
+            if leftover is not None and leftover.GetScene() is not None:
+                slicer.mrmlScene.RemoveNode(leftover)
+
+
+def export_volume(node, path):
+    """Write a volume node to an NRRD, NIfTI or MHA file so that it lies where it is seen."""
+    from .files import write_volume
+
+    write_volume(volume_in_world(node), path)

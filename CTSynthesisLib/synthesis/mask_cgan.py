@@ -1,0 +1,111 @@
+"""The engine of the default models: a condition goes through the slab U-Net block by block and comes out as HU."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import SynthesisFailed
+from ..modelstore import ModelCard, load_weights
+from ..networks.slab_unet import SlabUNet, SlabUNetConfig
+from .blocks import VOXELS_AT_ONCE, blocks
+from .condition import Condition
+from .hu_map import HUMap
+from .noise import CELL, lattice_noise
+
+
+@dataclass(frozen=True)
+class MaskCGAN:
+    """A loaded model on a device. Use :func:`load`, which keeps models warm."""
+
+    card: ModelCard
+    network: SlabUNet
+    hu_map: HUMap
+    device: str
+    dtype: torch.dtype
+
+    def generate(self, condition: Condition, lattice_origin, *, seed: int, overlap: float = 1.0, voxels: int = VOXELS_AT_ONCE, between=None):
+        """CT of the ``condition``'s grid as int16 HU (k, j, i); slices must be axial (:attr:`Geometry.anatomical_axes`).
+
+        Parameters
+        ----------
+        lattice_origin : (k, j, i)
+            :meth:`Geometry.lattice_origin` of the grid: fixes noise and pooling grid in the world.
+        overlap : float
+            Slice thickness over slice spacing.
+        voxels : int
+            Largest block; bounds the memory, does not change the result.
+        between : callable, optional
+            ``between(fraction)`` is called after each block and may raise to stop.
+        """
+        field = self.card.receptive_field
+        result = np.empty(condition.values.shape, np.int16)
+        done = 0
+        for block in blocks(
+            result.shape, lattice_origin, stride=self.network.config.stride, margin=(field["slices"], field["pixels"]), voxels=voxels
+        ):
+            result[block.window] = self._block(condition, block, lattice_origin, seed, overlap)
+            done += result[block.window].size
+            if between:
+                between(done / result.size)
+        return result
+
+    @torch.inference_mode()
+    def _block(self, condition, block, lattice_origin, seed, overlap):
+        values = block.read(condition.values)
+        planes, expected = condition.planes(values, self.hu_map, self.device, self.dtype)
+        start = [origin + outer[0] for origin, outer in zip(lattice_origin, block.outer, strict=True)]
+        assert start[1] % CELL == 0 and start[2] % CELL == 0, "blocks begin on the pooling grid, which is a multiple of the noise's"
+        noise = lattice_noise(seed, start, values.shape, overlap=overlap, device=self.device)
+        with torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            residual, amplitude = self.network(planes[None], noise.transpose(0, 1)[None].to(self.dtype))
+        hu = self.hu_map.to_hu(expected + residual[0] + amplitude[0].exp() * noise[0])
+        return hu[block.centre].round_().to(torch.int16).cpu().numpy()
+
+
+_warm: dict[tuple[str, str, str], MaskCGAN] = {}
+
+
+def load(card: ModelCard, device: str = "auto") -> MaskCGAN:
+    """The model of ``card`` on ``device``, loaded once a process."""
+    device = choose_device(device)
+    key = (card.path, card.sha256, device)
+    if key not in _warm:
+        weights = load_weights(card)
+        config = SlabUNetConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()})
+        network = SlabUNet(config)
+        network.load_state_dict(weights)
+        network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        _warm.clear()  # one model at a time: memory is the user's
+        _warm[key] = MaskCGAN(card, network, HUMap(**card.hu_map), device, compute_dtype(device))
+    return _warm[key]
+
+
+def choose_device(device: str) -> str:
+    """``auto`` is the GPU if there is one, else the CPU.
+
+    Raises
+    ------
+    SynthesisFailed
+        If the device asked for is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    if not available[device]:
+        raise SynthesisFailed(f"There is no usable {device} device for PyTorch on this machine; choose 'auto' or 'cpu'.")
+    return device
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the device computes in it, else float32. The environment variable CTSYNTHESIS_PRECISION=float32 overrides."""
+    if os.environ.get("CTSYNTHESIS_PRECISION") == "float32":
+        return torch.float32
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")):
+        return torch.bfloat16
+    return torch.float32

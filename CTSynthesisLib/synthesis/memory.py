@@ -1,0 +1,46 @@
+"""How much memory a volume needs, and whether the machine has it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import UnusableInput
+
+BYTES_A_VOXEL = 12  # labels, their copy in axial order, the outline, and the CT twice
+BYTES_FOR_A_BLOCK = 2_000_000_000  # Python, PyTorch, the weights and one block's activations
+
+
+def estimated_bytes(voxels: int) -> int:
+    """Peak memory of generating a volume of ``voxels``."""
+    return voxels * BYTES_A_VOXEL + BYTES_FOR_A_BLOCK
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def check_memory(voxels: int) -> None:
+    """Refuse a volume that would not fit.
+
+    Raises
+    ------
+    UnusableInput
+        With the estimate and what to do.
+    """
+    available = available_bytes()
+    if available is not None and estimated_bytes(voxels) > available:
+        raise UnusableInput(
+            f"A volume of {voxels / 1e6:.0f} million voxels needs about {estimated_bytes(voxels) / 1e9:.1f} GB of memory and "
+            f"{available / 1e9:.1f} GB are free; use a coarser spacing or crop the segmentation."
+        )

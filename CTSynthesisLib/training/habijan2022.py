@@ -1,0 +1,278 @@
+"""Habijan & Galić (2022) as published: mask-conditioned patch GAN for cardiac CT slices. Numbers, one training step, one recipe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import RESOURCES
+from ..files import read_segmentation
+from ..files.beside import written_beside
+from ..networks.mask_unet import MaskUNet, MaskUNetConfig
+from ..networks.patch_critic import PatchCritic, PatchCriticConfig
+from ..synthesis.habijan import axial_view, channel_labels, frame, generate_slices, one_hot, slice_spacing, to_hounsfield
+from . import loop, losses
+from .datasets import SlicePairs, structures_of
+from .pictures import draw_accuracy_curves, draw_loss_curves, draw_strip
+
+
+@dataclass(frozen=True)
+class Habijan2022:
+    """The numbers of section III. Those that the paper does not give are marked, with where they come from."""
+
+    image_size: int = 256
+    batch_size: int = 16
+    learning_rate: float = 1.3e-4  # Adam, both networks
+    adversarial_weight: float = 0.012  # λ of equation 3
+    iterations: int = 100_000
+    filters: int = 64  # not given; [18], the work whose approach the paper follows
+    betas: tuple[float, float] = (0.5, 0.999)  # not given; [18]
+    hu_range: tuple[float, float] = (-1000.0, 1000.0)  # not given ("normalization to the range of [0, 1]"); fixed, never per image
+    seed: int = 0  # initial weights and order of the slices
+
+
+class MaskConditionedGAN:
+    """Generator G(y), discriminator D(y, x), and one training step as section II.B writes it.
+
+    Parameters
+    ----------
+    preset : Habijan2022
+    mask_channels : int
+        Number of structures in the masks y.
+    device : torch.device
+    precision : torch.dtype
+        float32 as published, or bfloat16 for the convolutions where the hardware is faster with it; weights and losses stay float32.
+    """
+
+    def __init__(self, preset: Habijan2022, mask_channels: int, device="cpu", precision: torch.dtype = torch.float32):
+        sizes = dict(mask_channels=mask_channels, filters=preset.filters, most_filters=8 * preset.filters)
+        self.preset, self.device, self.precision = preset, torch.device(device), precision
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(preset.seed)
+            generator, critic = MaskUNet(MaskUNetConfig(**sizes)), PatchCritic(PatchCriticConfig(**sizes))
+            for network in (generator, critic):
+                network.apply(_initialise)
+        self.generator = generator.to(self.device, memory_format=torch.channels_last)
+        self.critic = critic.to(self.device, memory_format=torch.channels_last)
+        self.optimizer_G = torch.optim.Adam(self.generator.parameters(), preset.learning_rate, preset.betas)
+        self.optimizer_D = torch.optim.Adam(self.critic.parameters(), preset.learning_rate, preset.betas)
+
+    def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
+        """One update of D, then one of G, from masks (B, channels, H, W) and images (B, 1, H, W) in [0, 1]."""
+        self.y, self.x = (part.to(self.device, memory_format=torch.channels_last) for part in batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            self.optimize_parameters()
+        return {
+            "loss_D": self.loss_D.item(),
+            "loss_G": self.loss_G.item(),
+            "loss_adversarial": losses.adversarial_loss(self.on_fake).item(),
+            "loss_reconstruction": losses.mean_absolute_error(self.fake, self.x).item(),
+            "accuracy_real": losses.accuracy(self.on_real, real=True).item(),
+            "accuracy_fake": losses.accuracy(self.on_fake_before, real=False).item(),
+        }
+
+    def optimize_parameters(self):
+        self.generator.train()
+        self.critic.train()
+        self.fake = self.generator(self.y)  # G(y)
+
+        self.critic.requires_grad_(True)
+        self.optimizer_D.zero_grad()
+        self.backward_D()
+        self.optimizer_D.step()
+
+        self.critic.requires_grad_(False)  # D only passes gradients on to G
+        self.optimizer_G.zero_grad()
+        self.backward_G()
+        self.optimizer_G.step()
+
+    def backward_D(self):
+        """Equation 2: real pairs to 1, generated pairs to 0."""
+        self.on_real = self.critic(self.y, self.x)
+        self.on_fake_before = self.critic(self.y, self.fake.detach())
+        self.loss_D = losses.critic_loss(self.on_real, self.on_fake_before)
+        self.loss_D.backward()
+
+    def backward_G(self):
+        """Equation 3: λ · adversarial + mean absolute error."""
+        self.on_fake = self.critic(self.y, self.fake)
+        self.loss_G = losses.generator_loss(self.on_fake, self.fake, self.x, self.preset.adversarial_weight)
+        self.loss_G.backward()
+
+    def state(self):
+        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
+        weights |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
+        return weights, {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
+
+    def load_state(self, weights, rest):
+        for prefix, network in (("generator.", self.generator), ("critic.", self.critic)):
+            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+        self.optimizer_G.load_state_dict(rest["optimizer_G"])
+        self.optimizer_D.load_state_dict(rest["optimizer_D"])
+
+
+def _initialise(module: nn.Module):
+    """Glorot uniform weights and no bias, the default of Keras, in which the paper's model was written."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    structure: str = "whole_heart",
+    iterations: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    preset: Habijan2022 = Habijan2022(),
+    checkpoint_every: int = 1000,
+    on_log=None,
+) -> Path:
+    """Train one model, for one structure or for the whole heart (figure 4), and draw figures 2, 3 and 5 from its log.
+
+    Parameters
+    ----------
+    data : path
+        An MM-WHS folder, or one folder a case (see ``datasets.read_cases``).
+    out : path
+        Gets the log and checkpoint of ``loop.run``, ``model.safetensors`` + ``model.json`` (for ``synthesis.habijan.load``),
+        ``losses.png``, ``accuracy.png``, ``strip.png`` (three of the training slices: it shows their CT), ``strip-sample.png`` (the
+        bundled sample segmentation, where it has the structures) and ``samples/``: what the strips are made of.
+    structure : str
+        ``whole_heart`` for seven mask channels, else one structure (``LV`` … ``PA``, or a name in the anatomy table).
+    iterations, minutes
+        When to stop, whichever comes first; without either, the preset's 100 000 iterations.
+    seed : int
+        Of the initial weights and the order of the slices.
+    on_log : callable
+        ``on_log(iteration, figures)`` after each iteration.
+
+    Returns
+    -------
+    Path
+        The folder ``out``.
+    """
+    out = Path(out)
+    if not resume:
+        loop.refuse_to_overwrite(out)
+    device = _device(device)
+    preset = replace(preset, seed=seed)
+    structures = structures_of(structure)
+    pairs = SlicePairs(data, structures, image_size=preset.image_size, hu_range=preset.hu_range, seed=preset.seed)
+    model = MaskConditionedGAN(preset, len(structures), device, _precision(device))
+    iterations = preset.iterations if iterations is None and minutes is None else iterations
+    strips = _Strips(model, pairs, out / "samples", iterations or preset.iterations)
+
+    def log(done, figures):
+        strips.take(done)
+        if on_log:
+            on_log(done, figures)
+
+    if not resume:
+        strips.take(0)
+    done = loop.run(
+        model,
+        lambda n: pairs.batch(n, preset.batch_size),
+        out,
+        iterations=iterations,
+        minutes=minutes,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        on_log=log,
+    )
+    strips.take(done, last=True)
+    _export(model, structures, pairs, done, out)
+    columns = loop.read_log(out)
+    draw_loss_curves(columns, out / "losses.png")
+    draw_accuracy_curves(columns, out / "accuracy.png")
+    strips.draw(out)
+    return out
+
+
+class _Strips:
+    """What the generator makes of the same few masks at 0, 10, 25, 50, 75 and 100 % of the iterations (figure 5)."""
+
+    def __init__(self, model: MaskConditionedGAN, pairs: SlicePairs, folder: Path, iterations: int):
+        self.model, self.pairs, self.folder = model, pairs, folder
+        self.moments = {round(part * iterations) for part in (0, 0.1, 0.25, 0.5, 0.75, 1)}
+        self.chosen = [round(part * (len(pairs) - 1)) for part in (0.2, 0.5, 0.8)]
+        self.labels = {"strip": pairs.labels[self.chosen]}
+        if (sample := sample_labels(pairs)) is not None:
+            self.labels["strip-sample"] = sample
+
+    def take(self, done: int, last: bool = False):
+        path = self.folder / f"{done:07d}.safetensors"
+        if (done in self.moments or last) and not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            masks = {name: one_hot(labels, len(self.pairs.structures)) for name, labels in self.labels.items()}
+            images = {name: generate_slices(self.model.generator, mask)[:, 0].contiguous() for name, mask in masks.items()}
+            with written_beside(path) as part:
+                save_file(images, part)
+
+    def draw(self, out: Path):
+        moments = {int(path.stem): load_file(path) for path in sorted(self.folder.glob("*.safetensors"))}
+        for name, labels in self.labels.items():
+            columns = {
+                f"iteration {done}": to_hounsfield(images[name], self.pairs.hu_range) for done, images in moments.items() if name in images
+            }
+            if name == "strip":
+                columns["original"] = self.pairs.hounsfield[self.chosen].float()
+            draw_strip(labels, columns, out / f"{name}.png")
+
+
+def sample_labels(pairs: SlicePairs, count: int = 3) -> torch.Tensor | None:
+    """``count`` slices of the bundled sample segmentation that show any of the structures, framed as for training; None without any."""
+    path = RESOURCES / "Samples" / "thorax.seg.nrrd"
+    if not path.exists():
+        return None
+    sample = read_segmentation(path)
+    labels = axial_view(channel_labels(sample, pairs.structures), sample.geometry)
+    shown = np.flatnonzero(labels.any((1, 2)))
+    if not len(shown):
+        return None
+    chosen = [shown[round((n + 1) / (count + 1) * (len(shown) - 1))] for n in range(count)]
+    return frame(labels[chosen], slice_spacing(sample), pairs.labels.shape[-1], labels=True)
+
+
+def _export(model: MaskConditionedGAN, structures, pairs: SlicePairs, done: int, out: Path):
+    """The generator alone, for inference, and what its channels and its [0, 1] mean."""
+    card = {
+        "name": "habijan2022",
+        "iterations": done,
+        "structures": list(structures),
+        "image_size": model.preset.image_size,
+        "hu_range": list(pairs.hu_range),
+        "generator": asdict(model.generator.config),
+        "preset": asdict(model.preset),
+        "slices": pairs.slices_of,
+    }
+    weights = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.generator.state_dict().items()}
+    with written_beside(out / "model.safetensors") as part:
+        save_file(weights, part)
+    with written_beside(out / "model.json") as part:
+        part.write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is faster: GPUs, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32

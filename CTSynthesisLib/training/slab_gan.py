@@ -1,0 +1,116 @@
+"""Training of the default model: the slab U-Net against the slab critic, with least squares (paper 000, eq. 2 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from ..networks.slab_critic import SlabCritic, SlabCriticConfig
+from ..networks.slab_unet import SlabUNet, SlabUNetConfig
+from .losses import adversarial_loss, critic_loss
+from .slab_losses import blurred_error, feature_error, spread_error
+
+
+@dataclass(frozen=True)
+class SlabGANConfig:
+    generator: SlabUNetConfig = field(default_factory=SlabUNetConfig)
+    critic: SlabCriticConfig = field(default_factory=SlabCriticConfig)
+    generator_rate: float = 2e-4
+    critic_rate: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.99)
+    adversarial: float = 0.1  # weight of the least-squares term
+    features: float = 0.1
+    blurred: float = 4.0
+    pixel: float = 0.25
+    spread: float = 0.1
+    warm_up: int = 300  # iterations before the critic counts in full
+    average: float = 0.998  # of the generator's weights that ship
+
+
+class SlabGAN:
+    """Generator, critic and their optimizers; ``step`` is one update of each. Knows no loop."""
+
+    def __init__(self, config: SlabGANConfig | None = None, device: str = "cpu"):
+        self.config = config = config or SlabGANConfig()
+        self.device = device
+        self.generator = SlabUNet(config.generator).to(device, memory_format=torch.channels_last)
+        self.critic = SlabCritic(config.critic).to(device, memory_format=torch.channels_last)
+        self.averaged = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
+        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), config.generator_rate, config.betas)
+        self.optimizer_d = torch.optim.Adam(self.critic.parameters(), config.critic_rate, config.betas)
+        self.iteration = 0
+
+    def step(self, batch) -> dict[str, float]:
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        losses: dict[str, torch.Tensor] = {}
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+            batch["fake"] = self.generate(batch)
+            self.backward_critic(batch, losses)
+            self.backward_generator(batch, losses)
+        with torch.no_grad():
+            for name, parameter in self.generator.named_parameters():
+                self.averaged[name].lerp_(parameter, 1 - min(self.config.average, (1 + self.iteration) / (10 + self.iteration)))
+        self.iteration += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def generate(self, batch):
+        """The synthetic slab (B, D, H, W) in network units."""
+        residual, amplitude = self.generator(batch["condition"], batch["noise"])
+        return batch["expected"] + residual + amplitude.exp() * batch["noise"][:, :, 0]
+
+    def backward_critic(self, batch, losses):
+        self.critic.requires_grad_(True)
+        self.optimizer_d.zero_grad(set_to_none=True)
+        real = self.critic(batch["real"], batch["condition"])
+        fake = self.critic(batch["fake"].detach(), batch["condition"])
+        loss = sum(critic_loss(r[0].float(), f[0].float()) for r, f in zip(real, fake, strict=True)) / len(real)
+        loss.backward()
+        self.optimizer_d.step()
+        losses["critic"] = loss
+        losses["real_right"] = torch.stack([(r[0] > 0.5).float().mean() for r in real]).mean()
+        losses["fake_right"] = torch.stack([(f[0] < 0.5).float().mean() for f in fake]).mean()
+
+    def backward_generator(self, batch, losses):
+        c = self.config
+        self.critic.requires_grad_(False)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            real = self.critic(batch["real"], batch["condition"])
+        fake = self.critic(batch["fake"], batch["condition"])
+        losses["adversarial"] = sum(adversarial_loss(f[0].float()) for f in fake) / len(fake)
+        losses["features"] = sum(feature_error(f[1], r[1]) for f, r in zip(fake, real, strict=True)) / len(fake)
+        losses["blurred"] = blurred_error(batch["fake"], batch["real"])
+        losses["pixel"] = (batch["fake"] - batch["real"]).abs().mean()
+        losses["spread"] = spread_error(batch["fake"], batch["real"])
+        trust = min(1.0, self.iteration / c.warm_up)
+        loss = trust * (c.adversarial * losses["adversarial"] + c.features * losses["features"])
+        loss = loss + c.blurred * losses["blurred"] + c.pixel * losses["pixel"] + c.spread * losses["spread"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 5.0)
+        self.optimizer_g.step()
+
+    def state(self):
+        weights = dict(_named("generator", self.generator)) | dict(_named("critic", self.critic))
+        weights |= {f"averaged.{name}": tensor for name, tensor in self.averaged.items()}
+        return weights, {"g": self.optimizer_g.state_dict(), "d": self.optimizer_d.state_dict(), "iteration": self.iteration}
+
+    def load_state(self, weights, rest):
+        self.generator.load_state_dict(_part("generator", weights))
+        self.critic.load_state_dict(_part("critic", weights))
+        self.averaged = {name: tensor.to(self.device) for name, tensor in _part("averaged", weights).items()}
+        self.optimizer_g.load_state_dict(rest["g"])
+        self.optimizer_d.load_state_dict(rest["d"])
+        self.iteration = rest["iteration"]
+
+    def describe(self) -> dict:
+        return asdict(self.config)
+
+
+def _named(prefix: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((f"{prefix}.{name}", tensor) for name, tensor in module.state_dict().items())
+
+
+def _part(prefix: str, weights) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix + "."): tensor for name, tensor in weights.items() if name.startswith(prefix + ".")}

@@ -1,0 +1,178 @@
+"""How messages and arrays reach a worker and come back; here through pipes and memory-mapped files on the same machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import SynthesisFailed
+
+ENGINE = "CTSynthesisLib.synthesis.generate:generate"
+
+
+class Transport(Protocol):
+    """Carries one-line messages and arrays. Another one (a TLS socket, a direct call) may take the place of :class:`PipeTransport`."""
+
+    def open(self) -> None:
+        """Reach a worker; returns at once."""
+
+    def send(self, message: dict) -> None:
+        """Hand over a message; SynthesisFailed if the worker is gone."""
+
+    def receive(self) -> dict | None:
+        """The next message if one has come, without waiting; None if not; ConnectionError when the worker is gone."""
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Make an array available to the other side."""
+
+    def take(self, name: str) -> np.ndarray:
+        """Fetch an array that the other side has put, and drop it there."""
+
+    def drop(self) -> None:
+        """Forget all arrays of the finished job."""
+
+    def close(self) -> None:
+        """End the worker and leave nothing behind. May be called twice; ``open`` starts anew."""
+
+
+class PipeTransport:
+    """A child process on this machine: JSON lines through its standard input and output, arrays as .npy files in one folder.
+
+    The folder is made when the child starts and removed when it ends, whichever side ends first.
+
+    Parameters
+    ----------
+    engine : str
+        ``module:function`` that the child calls to generate.
+    python : str, optional
+        Python to run; by default the one that fits this process, see :func:`python_executable`.
+    """
+
+    def __init__(self, engine: str = ENGINE, python: str | None = None):
+        self.engine, self.python = engine, python
+        self.process = self.folder = None
+        self.log: deque[str] = deque(maxlen=200)  # the child's standard error, for the details of a failure
+        self._messages: queue.SimpleQueue = queue.SimpleQueue()
+        self._cleanup = None
+
+    def open(self):
+        if self.process is not None:
+            return
+        self.folder = Path(tempfile.mkdtemp(prefix="CTSynthesis-"))
+        library = str(Path(__file__).resolve().parents[2])
+        environment = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
+        command = [self.python or python_executable(), "-m", "CTSynthesisLib.worker", "--folder", str(self.folder), "--engine", self.engine]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=environment,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows: no console window
+            )
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise SynthesisFailed(
+                f"The worker process could not be started with {command[0]} ({error}); reinstall the extension."
+            ) from error
+        self._messages, self.log = queue.SimpleQueue(), deque(maxlen=200)
+        threading.Thread(target=_read_messages, args=(self.process.stdout, self._messages), daemon=True).start()
+        threading.Thread(target=_read_log, args=(self.process.stderr, self.log), daemon=True).start()
+        # also when this object is forgotten, and when Python ends
+        self._cleanup = weakref.finalize(self, _end, self.process, self.folder)
+
+    def send(self, message):
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConnectionError(self._epitaph()) from error
+
+    def receive(self):
+        with contextlib.suppress(queue.Empty):
+            message = self._messages.get_nowait()
+            if message is None:  # end of its output
+                raise ConnectionError(self._epitaph())
+            return message
+        return None
+
+    def put(self, name, array):
+        np.save(self.folder / f"{name}.npy", array)
+
+    def take(self, name):
+        path = self.folder / f"{name}.npy"
+        array = np.array(np.load(path, mmap_mode="r"))  # a copy, so that the file can go
+        path.unlink()
+        return array
+
+    def drop(self):
+        for path in self.folder.glob("*.npy"):
+            with contextlib.suppress(OSError):  # Windows: still mapped by the child, which is about to let go
+                path.unlink()
+
+    def close(self):
+        if self._cleanup is not None:
+            self._cleanup()
+        self.process = self.folder = self._cleanup = None
+
+    def _epitaph(self):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=2)
+        return str(self.process.returncode)
+
+
+def python_executable() -> str:
+    """The Python that can run the worker.
+
+    In 3D Slicer ``sys.executable`` may be the application; the Python that belongs to it is PythonSlicer, in the same folder.
+    """
+    executable = Path(sys.executable)
+    beside = executable.with_name("PythonSlicer" + (".exe" if os.name == "nt" else ""))
+    if beside.exists():
+        return str(beside)
+    if executable.stem.lower().startswith("python"):
+        return str(executable)
+    if found := shutil.which("PythonSlicer"):
+        return found
+    raise SynthesisFailed(f"No PythonSlicer was found beside {executable}, so the worker cannot start; reinstall 3D Slicer.")
+
+
+def _read_messages(stream, messages):
+    for line in stream:
+        with contextlib.suppress(json.JSONDecodeError):  # a library that prints is no message
+            messages.put(json.loads(line))
+    messages.put(None)
+
+
+def _read_log(stream, log):
+    for line in stream:
+        log.append(line.rstrip())
+
+
+def _end(process, folder):
+    with contextlib.suppress(OSError, ValueError):
+        process.stdin.close()  # the child ends when its input does, even behind a launcher that does not pass on signals
+    try:
+        process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
