@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import qt
 import slicer
 import vtk
@@ -34,6 +35,7 @@ from CTSynthesisLib.panel.model import ModelSelector
 from CTSynthesisLib.panel.sample_data import register_sample_data
 from CTSynthesisLib.session import Generated, Session
 from CTSynthesisLib.synthesis.request import Request
+from CTSynthesisLib.volume import Geometry, LabelMap, Segment
 from CTSynthesisLib.worker import Cancelled, Progress
 
 MAXIMUM_SEED = 2**31 - 1
@@ -256,6 +258,7 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
         logic = CTSynthesisLogic()
         volumeNode = logic.generate(slicer.util.getNode("Segmentation"))
         logic.exportVolume(volumeNode, "synthetic.nrrd")
+        logic.exportDicom(volumeNode, "synthetic-dicom")
         logic.close()
     """
 
@@ -310,6 +313,10 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
         """Write a volume to NRRD, NIfTI or MHA so that it lies where it is seen (under transforms, a hardened copy)."""
         scene.export_volume(volumeNode, path)
 
+    def exportDicom(self, volumeNode, folder):
+        """Write a volume as a DICOM CT series that says that it is synthetic, into a new folder; no patient data goes into it."""
+        return scene.export_dicom(volumeNode, folder)
+
     def close(self):
         """End the worker process. The next run starts a new one."""
         self._timer.stop()
@@ -359,12 +366,10 @@ class CTSynthesisTest(ScriptedLoadableModuleTest):
         except SynthesisFailed as error:
             self.delayDisplay(f"Skipped: {error}")
             return
-        sphere = vtk.vtkSphereSource()
-        sphere.SetRadius(40)
-        sphere.Update()
-        segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Painted")
-        segmentation.CreateDefaultDisplayNodes()
-        segmentation.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "heart", [0.8, 0.3, 0.3])
+        geometry = Geometry.from_spacing((4, 24, 24), (3.0, 3.0, 5.0))
+        painted = np.zeros(geometry.shape, np.uint8)
+        painted[:, 4:20, 4:20] = 1
+        segmentation = scene.labelmap_to_segmentation(LabelMap(painted, geometry, (Segment(1, "heart"),)), "Painted")
 
         logic = CTSynthesisLogic()
         try:
@@ -373,7 +378,7 @@ class CTSynthesisTest(ScriptedLoadableModuleTest):
             logic.close()
         self.assertEqual(volume.GetNodeReference(scene.SEGMENTATION_ROLE), segmentation)
         self.assertEqual(volume.GetAttribute("CTSynthesis.Synthetic"), "1")
-        heart = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segmentation.GetSegmentation().GetNthSegmentID(0), volume)
-        hounsfield = slicer.util.arrayFromVolume(volume)[heart > 0]
-        self.assertTrue(-50 < hounsfield.mean() < 250, f"mean of the heart: {hounsfield.mean()} HU")
+        self.assertTrue(scene.geometry_of_node(volume).agrees_with(geometry))
+        heart = slicer.util.arrayFromVolume(volume)[painted > 0]
+        self.assertTrue(-50 < heart.mean() < 250, f"mean of the heart: {heart.mean()} HU")
         self.delayDisplay("Test passed")

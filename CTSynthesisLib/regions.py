@@ -29,8 +29,8 @@ _VALUE = {segment.name: segment.value for segment in REGIONS}
 def segment_regions(volume: Volume) -> LabelMap:
     """Tissue regions of a CT ``volume`` (HU) on its own geometry.
 
-    Contrast-filled blood is told from bone by its homogeneity: opened regions of 130-550 HU with a local spread below 40 HU that no
-    cortical shell surrounds. In plain scans blood stays soft tissue.
+    Contrast-filled blood is told from bone by its homogeneity: regions of 130-550 HU with a local spread below 40 HU that no brighter
+    shell (a cortex) surrounds. In plain scans blood stays soft tissue.
 
     Raises
     ------
@@ -98,13 +98,14 @@ def _bright(smooth, hu, inside, geometry):
     image = to_sitk(hu, geometry)
     square = sitk.GetArrayFromImage(sitk.BoxMean(sitk.Square(image), window))
     spread = np.sqrt(np.maximum(square - sitk.GetArrayFromImage(sitk.BoxMean(image, window)) ** 2, 0))
-    even = _opened(inside & (smooth > 130) & (smooth < 550) & (spread < 40), geometry, 4.0)
+    even = _opened(inside & (smooth > 130) & (smooth < 550) & (spread < 40), geometry, 3.0)
     blood = np.zeros_like(even)
-    for component in _components(even, geometry, at_least_ml=4):
-        near = _dilated(component, geometry, 6.0)
-        ring = near & ~_dilated(component, geometry, 2.5)
-        if np.median(hu[ring]) < 120:
-            blood |= near & (smooth > 0.6 * np.median(hu[component]))
+    for core in _components(even, geometry, at_least_ml=2):
+        level = np.median(hu[core])
+        grown = _dilated(core, geometry, 7.0) & (smooth > 0.6 * level) & inside
+        shell = grown & ~_dilated(core, geometry, 1.5)
+        if not shell.any() or np.median(smooth[shell]) < 1.05 * level:  # a cortex would be brighter than what it holds
+            blood |= grown
     blood &= inside
     bone = inside & ~blood & (smooth > 170)
     bone = _without_small(bone, geometry, 1.0)

@@ -66,17 +66,27 @@ def labelmap_from_segmentation(node, reference=None) -> LabelMap:
     else:
         geometry, origin = _reference_geometry(node, segmentation, [segment_id for segment_id, _ in visible])
 
-    masks, painted = [], False
-    for segment_id, segment in visible:
-        mask, grid = _mask(segmentation, segment_id)
-        painted |= mask is not None
-        if mask is not None and (placed := _place(mask, grid, geometry)) is not None:
-            masks.append((segment, *placed))
+    # Where segments overlap, the finer structure wins over its parent, and among equals the later one (as in LabelMap.from_masks): each
+    # gets a precedence of its own, so that whole layers can be merged at once, however many segments they hold.
+    ranked = sorted(visible, key=lambda item: anatomy.depth(item[1]))
+    precedence = {segment_id: place for place, (segment_id, _) in enumerate(ranked, start=1)}
+    merged = np.zeros(geometry.shape, np.uint16)
+    present = np.zeros(len(ranked) + 1, bool)
+    painted = False
+    for layer, grid in _layers(segmentation, precedence):
+        painted = painted or layer.any()
+        if (placed := _place(layer, grid, geometry)) is not None:
+            window, values = placed
+            np.maximum(merged[window], values, out=merged[window])
+            for plane in values:
+                present[plane] = True
     if not painted:
         raise UnusableInput(f"The visible segments of '{name}' are empty; paint them before generating.")
-    if not masks:
+    if not present[1:].any():
         raise UnusableInput(f"The visible segments of '{name}' lie outside {origin}; choose another source geometry in the Segment Editor.")
-    return LabelMap.from_masks(geometry, masks, rank=anatomy.depth, metadata={"Geometry": origin, "Name": name})
+    values = np.array([0, *(segment.value for _, segment in ranked)], np.uint16)
+    segments = [segment for place, (_, segment) in enumerate(ranked, start=1) if present[place]]
+    return LabelMap(values[merged], geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
 
 
 def source_volume(node):
@@ -137,41 +147,41 @@ def _geometry(matrix, extent) -> Geometry:
     return Geometry(shape, corner)
 
 
-def _mask(segmentation, segment_id):
-    """A segment's voxels as a boolean array cropped to them, with the crop's geometry; (None, None) when it has none."""
-    segment = segmentation.GetSegment(segment_id)
-    image = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName())
-    if image is None or image.GetNumberOfPoints() == 0:
-        return None, None
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-    mask = array == segment.GetLabelValue()  # segments of one layer share an image, each with its own label
-    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not occupied[0].size:
-        return None, None
-    start = [int(indices[0]) for indices in occupied]
-    shape = [int(indices[-1]) + 1 - first for indices, first in zip(occupied, start, strict=True)]
-    window = tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
-    return mask[window], _geometry(matrix, image.GetExtent()).crop(start, shape)
+def _layers(segmentation, precedence):
+    """Each image that segments share (a layer), with the precedence of its segments in place of their labels, and its geometry."""
+    binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    labels_of = {}
+    for segment_id, place in precedence.items():
+        segment = segmentation.GetSegment(segment_id)
+        image = segment.GetRepresentation(binary)
+        if image is not None and image.GetNumberOfPoints():
+            labels_of.setdefault(image, {})[segment.GetLabelValue()] = place
+    for image, places in labels_of.items():
+        array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+        table = np.zeros(max(int(array.max()), *places) + 1, np.uint16)
+        for label, place in places.items():
+            table[label] = place
+        matrix = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(matrix)
+        yield table[array], _geometry(matrix, image.GetExtent())
 
 
-def _place(mask, grid, target):
-    """``mask`` on its ``grid`` brought to the ``target`` grid: (mask, start) of the part inside it, or None if nothing is."""
+def _place(layer, grid, target):
+    """A ``layer`` on its ``grid`` brought to the ``target`` grid: (window of the target, values there), or None if it lies outside."""
     corners = np.array([[i, j, k, 1.0] for i, j, k in product(*[(0, n - 1) for n in grid.shape[::-1]])])
-    in_target = np.linalg.solve(target.ijk_to_ras, grid.ijk_to_ras @ corners.T)[2::-1]  # (k, j, i) x 8 corners
+    in_target = np.linalg.solve(target.ijk_to_ras, grid.ijk_to_ras @ corners.T)[2::-1]  # (k, j, i) of the 8 corners
     margin = 1e-3 if _same_lattice(grid, target) else 1.0
     low = np.maximum(np.ceil(in_target.min(axis=1) - margin), 0).astype(int)
     high = np.minimum(np.floor(in_target.max(axis=1) + margin) + 1, target.shape).astype(int)
     if (low >= high).any():
         return None
-    window = target.crop(low, tuple(high - low))
-    if margin < 1:  # the same voxels, only another crop: copy, do not interpolate
-        first = np.rint(np.linalg.solve(grid.ijk_to_ras, np.append(window.origin, 1.0)))[2::-1].astype(int)
-        placed = mask[tuple(slice(f, f + n) for f, n in zip(first, window.shape, strict=True))]
-    else:
-        placed = resample(mask.astype(np.uint8), grid, window, labels=True) > 0
-    return (placed, tuple(int(n) for n in low)) if placed.any() else None
+    part = target.crop(low, tuple(high - low))
+    window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    if margin == 1.0:
+        return window, resample(layer, grid, part, labels=True)
+    # the same voxels, only another crop: copy, do not interpolate
+    first = np.rint(np.linalg.solve(grid.ijk_to_ras, np.append(part.origin, 1.0)))[2::-1].astype(int)
+    return window, layer[tuple(slice(f, f + n) for f, n in zip(first, part.shape, strict=True))]
 
 
 def _same_lattice(a: Geometry, b: Geometry) -> bool:
@@ -245,10 +255,19 @@ def volume_node_from(volume: Volume, segmentation_node=None, output=None):
         node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentation_node.GetID())
         _place_beside(node, segmentation_node)
     node.EndModify(modified)
-    node.CreateDefaultDisplayNodes()
+    _show_as_ct(node)
+    return node
+
+
+def _show_as_ct(node):
+    if node.GetDisplayNode() is None:  # made by hand: the default one would look through all voxels for a window first
+        display = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+        display.UnRegister(None)
+        display.SetAutoWindowLevel(False)
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+        node.SetAndObserveDisplayNodeID(slicer.mrmlScene.AddNode(display).GetID())
     node.GetDisplayNode().SetAutoWindowLevel(False)
     node.GetDisplayNode().SetWindowLevel(CT_WINDOW, CT_LEVEL)
-    return node
 
 
 def show_in_slice_views(node):
@@ -309,3 +328,11 @@ def export_volume(node, path):
     from .files import write_volume
 
     write_volume(volume_in_world(node), path)
+
+
+def export_dicom(node, folder):
+    """Write a volume node as a DICOM CT series, marked as synthetic, into a new folder so that it lies where it is seen."""
+    from .files.dicom_ct import write_ct_series
+
+    volume = volume_in_world(node)
+    return write_ct_series(volume, folder, provenance=volume.metadata)

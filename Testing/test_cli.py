@@ -247,7 +247,7 @@ def test_models_are_listed_and_verified(ctsynthesis):
 
 
 def test_the_benchmark_measures_and_writes_its_figures(ctsynthesis, tmp_path):
-    printed = ctsynthesis("benchmark", "--slices", "16", "--runs", "2", "-o", tmp_path / "figures.json")
+    printed = ctsynthesis("benchmark", "--slices", "16", "--in-plane", "64", "--runs", "2", "-o", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     (size,) = figures["sizes"]
     assert size["slices"] == 16 and size["seconds"] > 0 and size["peak_mb"] > 100

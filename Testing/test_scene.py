@@ -1,6 +1,7 @@
 """The scene adapter on the real MRML scene: label maps out of segmentation nodes, volume nodes in, geometry exact throughout."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -197,8 +198,9 @@ def test_each_run_makes_a_new_node_unless_one_was_chosen(a_segmentation_node, a_
     assert np.array_equal(slicer.util.arrayFromVolume(first), a_volume(a_labelmap.geometry, 3).array)
 
 
-def test_slice_views_show_the_volume(a_segmentation_node, a_labelmap):
-    slicer.app = slicer.app if hasattr(slicer, "app") else type("App", (), {"layoutManager": staticmethod(lambda: None)})
+def test_slice_views_show_the_volume(a_segmentation_node, a_labelmap, monkeypatch):
+    without_layout = types.SimpleNamespace(layoutManager=lambda: None)  # stand-in for the application, which is absent here
+    monkeypatch.setattr(slicer, "app", without_layout, raising=False)
     composite = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
     node = scene.volume_node_from(a_volume(a_labelmap.geometry), a_segmentation_node)
     scene.show_in_slice_views(node)

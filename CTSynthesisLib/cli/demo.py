@@ -51,7 +51,7 @@ def _make(folder, seed):
     from ..files.dicom_ct import write_ct_series
     from ..files.dicom_seg import write_dicom_seg
     from ..synthesis.request import Request
-    from .generate import facts, progress_line
+    from .generate import TABLE_ROWS, facts, progress_line
 
     request = Request(seed=seed)
     with _step("Starting an MRML scene"):
@@ -72,11 +72,11 @@ def _make(folder, seed):
         write_ct_series(volume, folder / "dicom", provenance=volume.metadata)
         write_dicom_seg(labelmap, folder / "dicom", folder / "dicom" / "segmentation.dcm")
     with _step("Drawing the picture"):
-        three_planes(volume, labelmap, folder / "preview.png", title=f"from {len(labelmap.segments)} painted segments,  seed {seed}")
+        three_planes(volume, labelmap, folder / "preview.png", title=f"from {len(labelmap.segments)} segments,  seed {seed}")
     report = per_structure(volume, labelmap, generated.result.understood)
     (folder / "report.json").write_text(as_json(report, **facts(generated.result, request)), encoding="utf-8")
     del application  # the scene lives as long as its application logic
-    return labelmap, generated.result, as_text(report)
+    return labelmap, generated.result, as_text(report, at_most=TABLE_ROWS)
 
 
 class _Slicer:

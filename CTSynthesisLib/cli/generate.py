@@ -16,6 +16,7 @@ from . import request as flags
 from .outputs import Outputs
 
 VOLUME_ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha")
+TABLE_ROWS = 30  # on the screen; the report file holds them all
 INPUT_HELP = ".seg.nrrd; label map as .nrrd, .nii(.gz), .mha; DICOM SEG; DICOM RTSTRUCT"
 
 
@@ -77,7 +78,7 @@ def run(args):
         if picture_path:
             three_planes(result.volume, labelmap, picture_path, title=f"{request.model} model,  seed {request.seed}")
     note(labelmap, result.assumptions)
-    print(as_text(rows))
+    print(as_text(rows, at_most=TABLE_ROWS))
     slices, height, width = result.volume.geometry.shape
     print(f"\n{args.output}: {width} x {height} x {slices} voxels, {result.device}, {time.perf_counter() - started:.1f} s")
 

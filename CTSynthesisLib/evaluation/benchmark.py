@@ -21,22 +21,21 @@ from ..errors import SynthesisFailed
 from ..synthesis.request import Request
 from ..volume import Geometry, LabelMap, resample
 
-IN_PLANE = 256  # rows and columns of the measured label maps
 LOADED_IN_SLICER = ("anatomy", "volume", "files", "synthesis.request", "worker.client")  # what the panel needs before Generate
 
 
-def measure(request: Request, *, slices=(64, 128, 256, 512), runs=20, say=lambda line: None) -> dict:
+def measure(request: Request, *, slices=(64, 128, 256, 512), in_plane=256, runs=20, say=lambda line: None) -> dict:
     """All figures as a dict that JSON can hold; ``say`` is told each one as it is found."""
-    figures = {"machine": _machine(), "request": asdict(request), "sizes": []}
+    figures = {"machine": _machine(), "request": asdict(request), "in_plane": in_plane, "sizes": []}
     for count in slices:
-        figures["sizes"].append(size := _in_a_process("size", request, count))
+        figures["sizes"].append(size := _in_a_process("size", request, in_plane, count))
         say(
-            f"{IN_PLANE} x {IN_PLANE} x {count}: {size['seconds']:.2f} s warm, {size['first_seconds']:.2f} s first, "
+            f"{in_plane} x {in_plane} x {count}: {size['seconds']:.2f} s warm, {size['first_seconds']:.2f} s first, "
             f"peak memory {size['peak_mb']:.0f} MB ({size['peak_beyond_volume_mb']:.0f} MB beyond the volume itself)"
         )
-    figures["determinism"] = same = _in_a_process("determinism", request, runs)
+    figures["determinism"] = same = _in_a_process("determinism", request, in_plane, runs)
     say(f"{runs} runs with one seed: {'bit-identical' if same['different'] == 1 else str(same['different']) + ' different results'}")
-    figures["seeds"] = seeds = _in_a_process("seeds", request, 0)
+    figures["seeds"] = seeds = _in_a_process("seeds", request, in_plane, 48)
     ratios = [s["texture"] for s in seeds["structures"]]
     say(f"two seeds: texture differs by {min(ratios):.2f} to {max(ratios):.2f} of each structure's own spread")
     figures["imports"] = imports = imported()
@@ -48,7 +47,7 @@ def as_text(figures) -> str:
     machine = figures["machine"]
     lines = [
         f"{machine['processor']}, {machine['threads']} threads, {machine['system']}, torch {machine['torch']}",
-        f"model {figures['request']['model']}, label map to HU array, {IN_PLANE} x {IN_PLANE} voxels a slice",
+        f"model {figures['request']['model']}, label map to HU array, {figures['in_plane']} x {figures['in_plane']} voxels a slice",
         "",
         "slices   warm s   ms a slice   peak MB   beyond the volume MB",
     ]
@@ -69,7 +68,7 @@ def as_json(figures) -> str:
     return json.dumps(figures, indent=2) + "\n"
 
 
-def sample(slices: int, in_plane: int = IN_PLANE) -> LabelMap:
+def sample(slices: int, in_plane: int) -> LabelMap:
     """The bundled segmentation at ``in_plane`` x ``in_plane`` voxels, mirrored head to foot until there are ``slices``."""
     from ..files import read_segmentation
 
@@ -93,10 +92,10 @@ def imported() -> dict:
     return json.loads(_python("-c", code))
 
 
-def _size(request, slices):
+def _size(request, in_plane, slices):
     from ..synthesis.generate import generate
 
-    labelmap = sample(slices)
+    labelmap = sample(slices, in_plane)
     warm_up = LabelMap(labelmap.array[:16], labelmap.geometry.crop((0, 0, 0), (16, *labelmap.geometry.shape[1:])), labelmap.segments)
     started = time.perf_counter()
     generate(warm_up, request)
@@ -109,19 +108,19 @@ def _size(request, slices):
     return {"slices": slices, "seconds": seconds, "first_seconds": first, "peak_mb": peak, "peak_beyond_volume_mb": peak - volume}
 
 
-def _determinism(request, runs):
+def _determinism(request, in_plane, runs):
     from ..synthesis.generate import generate
 
-    labelmap = sample(32, in_plane=128)
+    labelmap = sample(24, in_plane // 2)
     digests = {hashlib.sha256(generate(labelmap, request).volume.array.tobytes()).hexdigest() for _ in range(runs)}
     return {"runs": runs, "different": len(digests)}
 
 
-def _seeds(request, _):
+def _seeds(request, in_plane, slices):
     """How two seeds differ: texture against each structure's own spread, and the difference of the means."""
     from ..synthesis.generate import generate
 
-    labelmap = sample(48)
+    labelmap = sample(slices, in_plane)
     one, two = (generate(labelmap, replace(request, seed=request.seed + n)) for n in (0, 1))
     rows = []
     for item in one.understood:
@@ -143,8 +142,8 @@ def _inner(mask):
     return inner
 
 
-def _in_a_process(task, request, number):
-    return json.loads(_python("-m", __name__, task, request.to_json(), str(number)).splitlines()[-1])
+def _in_a_process(task, request, in_plane, number):
+    return json.loads(_python("-m", __name__, task, request.to_json(), str(in_plane), str(number)).splitlines()[-1])
 
 
 def _python(*arguments) -> str:
@@ -179,6 +178,6 @@ def _machine() -> dict:
 
 
 if __name__ == "__main__":
-    task, text, number = sys.argv[1:]
+    task, text, in_plane, number = sys.argv[1:]
     work = {"size": _size, "determinism": _determinism, "seeds": _seeds}[task]
-    print(json.dumps(work(Request.from_json(text), int(number))))
+    print(json.dumps(work(Request.from_json(text), int(in_plane), int(number))))

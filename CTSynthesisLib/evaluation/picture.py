@@ -16,7 +16,7 @@ PLANES = ("Axial", "Sagittal", "Coronal")
 PLANE_COLORS = ((243, 112, 92), (237, 213, 76), (110, 176, 75))  # 3D Slicer's red, yellow and green views
 
 BACKGROUND, TEXT, MUTED, BADGE = (13, 15, 18), (226, 230, 235), (134, 142, 152), (240, 178, 62)
-GAP, MARGIN = 14, 28
+GAP, MARGIN, TICK = 14, 28, 14  # pixels
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def anatomical(array: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.nd
 def three_planes(volume: Volume, labelmap: LabelMap | None, path, *, title: str = "", width: int = 1600) -> Path:
     """Write a PNG of ``volume`` in three planes and two windows, the segmentation beside when there is one.
 
-    Patient right is on the left of the picture. The slices are those that cut the most structures.
+    Patient right is on the left of the picture. The slices are those near the middle that cut the most structures.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def three_planes(volume: Volume, labelmap: LabelMap | None, path, *, title: str 
 
 
 def _most_telling(hounsfield, labels) -> tuple[int, int, int]:
-    """For each axis the slice with the largest sum of the square roots of its structures' areas, so that many small ones count."""
+    """For each axis a rather central slice with a large sum of the square roots of its structures' areas, so that small ones count."""
     step = tuple(slice(None, None, max(1, n // 160)) for n in hounsfield.shape)
     cells = (hounsfield > -700).astype(np.int64) if labels is None else np.unique(labels[step], return_inverse=True)[1]
     cells = cells[step] if labels is None else cells.reshape(labels[step].shape)
@@ -112,9 +112,8 @@ def _most_telling(hounsfield, labels) -> tuple[int, int, int]:
         count = int(cells.max()) + 1
         flat = np.moveaxis(cells, axis, 0).reshape(cells.shape[axis], -1)
         areas = np.stack([np.bincount(row, minlength=count) for row in flat])[:, min(1, count - 1) :]
-        best = np.sqrt(areas).sum(axis=1)
-        # among equals (a structure that reaches through the whole volume) the middle one
-        found.append(int(np.median(np.flatnonzero(best >= best.max() - 1e-9))) * (whole.step or 1))
+        central = 1 - 0.4 * np.linspace(-1, 1, len(areas)) ** 2  # a cut through the middle shows more of what is around
+        found.append(int(np.argmax(np.sqrt(areas).sum(axis=1) * central)) * (whole.step or 1))
     return tuple(found)
 
 
@@ -185,10 +184,10 @@ def _frame(draw, corner, size, place, column, slices, shape):
     w, h = size
     font = _font(15)
     for letter, at, anchor in (
-        (place.left, (x + 7, y + h / 2), "lm"),
-        (place.right, (x + w - 7, y + h / 2), "rm"),
-        (place.top, (x + w / 2, y + 6), "mt"),
-        (place.bottom, (x + w / 2, y + h - 6), "mb"),
+        (place.left, (x + TICK + 6, y + h / 2), "lm"),
+        (place.right, (x + w - TICK - 6, y + h / 2), "rm"),
+        (place.top, (x + w / 2, y + TICK + 5), "mt"),
+        (place.bottom, (x + w / 2, y + h - TICK - 5), "mb"),
     ):
         draw.text(at, letter, fill=TEXT, font=font, anchor=anchor, stroke_width=2, stroke_fill=BACKGROUND)
     row_axis, column_axis = [axis for axis in range(3) if axis != place.axis]
@@ -196,17 +195,18 @@ def _frame(draw, corner, size, place, column, slices, shape):
         where = (other.index + 0.5) / shape[other.axis]
         if other.axis == row_axis:
             at = y + where * h
-            draw.line((x, at, x + 16, at), fill=color, width=2)
-            draw.line((x + w - 17, at, x + w - 1, at), fill=color, width=2)
+            draw.line((x, at, x + TICK, at), fill=color, width=2)
+            draw.line((x + w - 1 - TICK, at, x + w - 1, at), fill=color, width=2)
         elif other.axis == column_axis:
             at = x + where * w
-            draw.line((at, y, at, y + 16), fill=color, width=2)
-            draw.line((at, y + h - 17, at, y + h - 1), fill=color, width=2)
+            draw.line((at, y, at, y + TICK), fill=color, width=2)
+            draw.line((at, y + h - 1 - TICK, at, y + h - 1), fill=color, width=2)
     draw.rectangle((x, y, x + w - 1, y + h - 1), outline=tuple(c // 2 for c in PLANE_COLORS[column]))
 
 
 def _scale_bar(draw, corner, size, scale):
     x, y = corner[0] + size[0] - 16, corner[1] + size[1] - 14
     length = 50 * scale
+    draw.line((x - length - 1, y, x + 1, y), fill=BACKGROUND, width=5)
     draw.line((x - length, y, x, y), fill=TEXT, width=2)
     draw.text((x - length / 2, y - 6), "5 cm", fill=TEXT, font=_font(13), anchor="mb", stroke_width=2, stroke_fill=BACKGROUND)

@@ -68,8 +68,12 @@ def per_structure(volume: Volume, labelmap: LabelMap, understood) -> tuple[Row, 
     return tuple(rows)
 
 
-def as_text(rows) -> str:
-    """The report as a table for a terminal."""
+def as_text(rows, at_most: int | None = None) -> str:
+    """The report as a table for a terminal: all rows, or the ``at_most`` largest structures and every one that is off."""
+    rows, everything = list(rows), len(rows)
+    if at_most is not None and everything > at_most:
+        least = sorted((row.volume_ml for row in rows), reverse=True)[at_most - 1]
+        rows = [row for row in rows if row.volume_ml >= least or row.off]
     names = [row.segment if row.segment == row.structure else f"{row.segment} ({row.structure})" for row in rows]
     wide = max([len("structure"), *map(len, names)])
     lines = [f"{'structure':<{wide}}  {'volume':>9}  {'expected HU':>12}  {'mean':>6}  {'median':>6}  {'sd':>5}"]
@@ -81,6 +85,8 @@ def as_text(rows) -> str:
             lines.append(line + "  (no voxel on this grid)")
         else:
             lines.append(f"{line}  {row.mean_hu:>6.0f}  {row.median_hu:>6.0f}  {row.sd_hu:>5.0f}{'  off' if row.off else ''}")
+    if len(rows) < everything:
+        lines.append(f"and {everything - len(rows)} smaller structures, none of them off")
     return "\n".join(lines)
 
 

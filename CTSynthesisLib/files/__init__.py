@@ -16,6 +16,7 @@ from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import label_map, metaimage, nifti, nrrd, seg_nrrd
 from .beside import written_beside
+from .hounsfield import as_hounsfield
 
 NOTES = "CTSynthesis.Notes"
 
@@ -46,7 +47,7 @@ def read_volume(path) -> Volume:
         array, geometry, metadata, notes = _read_image(path)
     if array.ndim != 3:
         raise UnusableInput(f"{path} holds {array.shape[-1]} values per voxel (a color image or a segmentation); one is needed.")
-    return Volume(_hounsfield(array, path), geometry, _with_notes(metadata, notes))
+    return Volume(as_hounsfield(array, path), geometry, _with_notes(metadata, notes))
 
 
 def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
@@ -97,7 +98,7 @@ def write_volume(volume: Volume, path):
         If ``path`` cannot be written; nothing is left behind.
     """
     path = Path(path)
-    array = np.asarray(volume.array, dtype=np.int16)
+    array = as_hounsfield(volume.array, "The volume")
     described = "Synthetic CT, CTSynthesis " + __version__ if "CTSynthesis.Synthetic" in volume.metadata else "CT"
     _write(path, array, volume.geometry, volume.metadata, described)
 
@@ -107,7 +108,7 @@ def write_segmentation(labelmap: LabelMap, path):
     path = Path(path)
     if path.name.lower().endswith(".seg.nrrd"):
         with written_beside(path) as part:
-            seg_nrrd.write_seg_nrrd(part, labelmap)
+            seg_nrrd.write_seg_nrrd(part, labelmap, _without_notes(labelmap.metadata))
     else:
         largest = int(labelmap.array.max())
         array = labelmap.array.astype(np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.int32, copy=False)
@@ -121,7 +122,7 @@ def _write(path, array, geometry, metadata, description):
         raise UnusableInput(f"{path} cannot be written because its format is not known; end the name in {known}.")
     with written_beside(path) as part:
         if extension == ".nrrd":
-            nrrd.write_nrrd(part, array, geometry, metadata)
+            nrrd.write_nrrd(part, array, geometry, _without_notes(metadata))
         elif extension == ".mha":
             metaimage.write_metaimage(part, array, geometry)
         else:
@@ -138,6 +139,10 @@ def _read_image(path):
         if str(path) in str(error):
             raise
         raise UnusableInput(f"{path}: {error}") from error  # a geometry that is none does not know its file
+    except (ValueError, OverflowError) as error:
+        raise UnusableInput(f"{path} is damaged: its header cannot be understood; copy or export it again.") from error
+    except MemoryError as error:
+        raise UnusableInput(f"{path} does not fit into this machine's memory; crop or resample it first.") from error
 
 
 def _read_dicom_segmentation(path, reference):
@@ -161,20 +166,14 @@ def _rank(segment):
     return anatomy.depth(segment)
 
 
-def _hounsfield(array, path):
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise UnusableInput(f"{path} holds voxels that are not finite numbers; replace them by -1000 (air) first.")
-        array = np.rint(array)
-    low, high = float(array.min()), float(array.max())
-    if low < -32768 or high > 32767:
-        raise UnusableInput(f"{path} holds values from {low:g} to {high:g}, which are not Hounsfield units; give a CT in HU.")
-    return array.astype(np.int16, copy=False)
-
-
 def _with_notes(metadata, notes):
-    metadata = {key: value for key, value in metadata.items() if key != NOTES}  # those of an earlier reading are not ours
+    metadata = _without_notes(metadata)
     return metadata | {NOTES: "\n".join(notes)} if notes else metadata
+
+
+def _without_notes(metadata):
+    """What was assumed while reading one file is nothing to write into another."""
+    return {key: value for key, value in metadata.items() if key != NOTES}
 
 
 def _existing(path) -> Path:

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import UnusableInput
 from ..volume import Geometry, Volume
 from .beside import written_beside
+from .hounsfield import as_hounsfield
 
 # what may be copied from a patient, and only when the caller asks for it
 PATIENT_KEYWORDS = (
@@ -51,7 +52,7 @@ def write_ct_series(volume: Volume, folder, *, provenance, description="Syntheti
         raise UnusableInput(f"The DICOM folder {folder} already holds files; choose a new or empty one, so that series are not mixed.")
     if unknown := sorted(set(patient or ()) - set(PATIENT_KEYWORDS)):
         raise UnusableInput(f"{unknown[0]} cannot be copied from a patient; choose among {', '.join(PATIENT_KEYWORDS)}.")
-    array, geometry = right_handed(np.asarray(volume.array, dtype=np.int16), volume.geometry)
+    array, geometry = right_handed(as_hounsfield(volume.array, "The volume"), volume.geometry)
     provenance = {key.removeprefix("CTSynthesis."): str(value) for key, value in provenance.items()}
     common = _series_attributes(geometry, provenance, description, patient or {})
     positions = geometry.to_lps() @ np.stack([[0, 0, k, 1] for k in range(len(array))]).T
@@ -91,6 +92,7 @@ def _series_attributes(geometry, provenance, description, patient):
     ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = time
     ds.SyntheticData = "YES"
     ds.Modality = "CT"
+    description = description.replace("\\", "/")  # DICOM separates values by it
     ds.SeriesDescription = (description if description.startswith("Synthetic") else f"Synthetic {description}")[:64]
     ds.DerivationDescription = _derivation(provenance)
     ds.ImageComments = "Synthetic image made from a segmentation. Not a scan of a patient. Not for diagnosis."

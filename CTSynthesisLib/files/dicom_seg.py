@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..volume import LPS_FROM_RAS, Geometry, LabelMap, Segment
 from .beside import written_beside
 from .codes import TISSUE, category_of, modern
 from .dicom_series import find_series, series_beside
+from .flatten import Flattening
 
 
 def read_dicom_seg(path, *, reference=None, rank=None):
@@ -25,7 +25,7 @@ def read_dicom_seg(path, *, reference=None, rank=None):
 
     try:
         dataset = pydicom.dcmread(path)
-        segments = {int(item.SegmentNumber): _segment(item) for item in dataset.SegmentSequence}
+        segments = {int(item.SegmentNumber): _segment(item) for item in dataset.SegmentSequence if int(item.SegmentNumber)}  # 0: background
         numbers, positions, grid = _frames(dataset)
     except (AttributeError, IndexError, KeyError, OSError, EOFError, TypeError, ValueError, pydicom.errors.InvalidDicomError) as error:
         raise UnusableInput(f"{path} is damaged or not a complete DICOM segmentation; export it again.") from error
@@ -35,29 +35,18 @@ def read_dicom_seg(path, *, reference=None, rank=None):
     by_label = dataset.SegmentationType == "LABELMAP"
     fractional = dataset.SegmentationType == "FRACTIONAL"
     threshold = int(dataset.MaximumFractionalValue) / 2 if fractional else 0.5
-    frames_of = defaultdict(list)
+    flat = Flattening(geometry, list(segments.values()), rank)
     for frame, number in enumerate(numbers):
-        for n in segments if by_label else [number]:
-            frames_of[n].append(frame)
-    masks, empty = [], []
-    for number, segment in segments.items():
-        if number == 0:  # a label map may describe its background
-            continue
-        first = min(slices[frames_of[number]], default=0)
-        last = max(slices[frames_of[number]], default=0)
-        mask = np.zeros((last - first + 1, *geometry.shape[1:]), dtype=bool)
-        for frame in frames_of[number]:
-            pixels = _pixels(dataset, frame, path)
-            mask[slices[frame] - first] |= pixels == number if by_label else pixels >= threshold
-        if mask.any():
-            masks.append((segment, *cropped(mask, first)))
-        else:
-            empty.append(segment.name)
+        pixels, k = _pixels(dataset, frame, path), slices[frame]
+        for place, segment in enumerate(segments):
+            if by_label:
+                flat.paint(place, pixels == segment, k)
+            elif segment == number:
+                flat.paint(place, pixels >= threshold, k)
     if fractional:
         notes += ("Fractional segments were taken where they fill at least half of a voxel.",)
-    if empty:
-        notes += (f"Left out because no voxel belongs to them: {', '.join(empty)}.",)
-    return LabelMap.from_masks(geometry, masks, rank=rank), notes
+    labelmap, more = flat.result()
+    return labelmap, notes + more
 
 
 def _segment(item):
@@ -166,16 +155,6 @@ def _pixels(dataset, frame, path):
         raise UnusableInput(f"The frames of {path} cannot be decoded; export it without compression.") from error
 
 
-def cropped(mask, first_slice=0):
-    """The part of ``mask`` around its true voxels and where it begins (k, j, i): many organs in a large series must fit in memory."""
-    ranges = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        ranges.append((int(used[0]), int(used[-1]) + 1))
-    (k, _), (j, _), (i, _) = ranges
-    return mask[tuple(slice(low, high) for low, high in ranges)].copy(), (int(first_slice) + k, j, i)
-
-
 def write_dicom_seg(labelmap: LabelMap, series_folder, path):
     """Write ``labelmap`` as a binary DICOM segmentation that refers to the (synthetic) series in ``series_folder``.
 
@@ -207,7 +186,7 @@ def write_dicom_seg(labelmap: LabelMap, series_folder, path):
         code, modifier = _code(segment)
         description = SegmentDescription(
             segment_number=number,
-            segment_label=segment.name[:64],
+            segment_label=segment.name.replace("\\", "/")[:64],
             segmented_property_category=_concept(category_of(code)),
             segmented_property_type=_concept(code),
             algorithm_type="MANUAL",  # how the user's segments came about is not known
@@ -253,4 +232,4 @@ def _concept(code):
     from highdicom.sr import CodedConcept
 
     scheme, value, meaning = code
-    return CodedConcept(value=value, scheme_designator=scheme, meaning=meaning)
+    return CodedConcept(value=value, scheme_designator=scheme, meaning=meaning[:64])

@@ -46,7 +46,7 @@ def find_label_table(path: Path):
 
     A ``<stem>.json`` that is no table (a BIDS side-car, say) is passed over.
     """
-    stem = path.name.split(".")[0]
+    stem = path.name.removesuffix(".gz").rpartition(".")[0]
     for name in (f"{stem}.json", f"{stem}.csv", "labels.json", "labels.csv"):
         candidate = path.with_name(name)
         if candidate.is_file():

@@ -45,7 +45,7 @@ def read_nifti(path):
     count = int(np.prod(shape, dtype=np.int64))
     if len(content) < int(offset) + count * dtype.itemsize:
         raise UnusableInput(f"{path} is incomplete: it ends before its last voxel; copy or download it again.")
-    array = np.frombuffer(content, dtype, count, int(offset)).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+    array = np.frombuffer(content, dtype, count, int(offset)).reshape(shape).astype(dtype.newbyteorder("="))
     if np.isfinite(slope) and slope != 0 and (slope != 1 or intercept != 0):
         array = array * np.float64(slope) + intercept
     matrix, notes = _voxel_to_world(content, order, pixdim)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import UnusableInput
-from ..volume import LabelMap, Segment
+from ..volume import Segment
 from .codes import modern
-from .dicom_seg import concept, cropped
+from .dicom_seg import concept
 from .dicom_series import find_series, series_beside
+from .flatten import Flattening
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -35,29 +36,23 @@ def read_rtstruct(path, *, reference=None, rank=None):
         for item in dataset.get("RTROIObservationsSequence", ())
         if item.get("RTROIIdentificationCodeSequence")
     }
-    masks, empty, outside = [], [], []
+    segments, planes_of, outside = [], [], []
     for roi in dataset.get("StructureSetROISequence", ()):
         number, name = int(roi.ROINumber), str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
         planes, missed = _planes(contours.get(number), geometry, path, name)
-        outside += [name] * missed
-        if not planes:
-            empty.append(name)
-            continue
-        low, high = min(planes), max(planes)
-        mask = np.stack([fill_even_odd(planes.get(k, []), geometry.shape[1:]) for k in range(low, high + 1)])
-        color = contours[number].get("ROIDisplayColor")
-        code = codes.get(number)
+        color = contours[number].get("ROIDisplayColor") if number in contours else None
         rgb = tuple(int(c) / 255 for c in color) if color is not None and len(color) == 3 else None
-        if mask.any():
-            masks.append((Segment(len(masks) + 1, name, code=modern(code), color=rgb), *cropped(mask, low)))
-        else:
-            empty.append(name)
-    notes = series.notes
-    if empty:
-        notes += (f"Left out because no closed contour of theirs holds a voxel of the series: {', '.join(empty)}.",)
+        segments.append(Segment(len(segments) + 1, name, code=modern(codes.get(number)), color=rgb))
+        planes_of.append(planes)
+        outside += [name] * missed
+    flat = Flattening(geometry, segments, rank)
+    for number, planes in enumerate(planes_of):
+        for k, polygons in planes.items():
+            flat.paint(number, fill_even_odd(polygons, geometry.shape[1:]), k)
+    labelmap, notes = flat.result()
     if outside:
         notes += (f"{len(outside)} contours lie outside the series and were left out ({', '.join(sorted(set(outside)))}).",)
-    return LabelMap.from_masks(geometry, masks, rank=rank), notes
+    return labelmap, series.notes + notes
 
 
 def _series(path, uid, frame_of_reference, reference):

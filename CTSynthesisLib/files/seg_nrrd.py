@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import UnusableInput
 from ..volume import Geometry, LabelMap, Segment
 from .codes import format_terminology, parse_terminology
+from .flatten import Flattening
 from .nrrd import write_nrrd
 
 _KEY = re.compile(r"^Segment(\d+)_(\w+)$")
@@ -25,6 +26,15 @@ def segments_from(array, geometry, metadata, path, rank=None):
     back on the reference image's grid, which is what the user sees in 3D Slicer, also where the file holds only the part that is
     painted on.
     """
+    try:
+        return _flattened(array, geometry, metadata, path, rank)
+    except UnusableInput:
+        raise
+    except (ValueError, IndexError) as error:
+        raise UnusableInput(f"{path} is damaged: its segment fields cannot be understood; save it again.") from error
+
+
+def _flattened(array, geometry, metadata, path, rank):
     representation = metadata.get("Segmentation_MasterRepresentation", "Binary labelmap")
     if representation != "Binary labelmap":
         raise UnusableInput(f"{path} holds segments as a {representation}; convert it to a binary labelmap in 3D Slicer.")
@@ -36,38 +46,28 @@ def segments_from(array, geometry, metadata, path, rank=None):
     target, notes = _reference_grid(geometry, metadata)
     source, start = _overlap(geometry, target)
     inside = layers[source]
-    boxes = [_boxes(inside[..., layer], path) for layer in range(inside.shape[-1])]
-    masks, empty = [], []
-    for value, (number, field) in enumerate(sorted(fields.items()), start=1):
+    if inside.size and (inside.min() < 0 or inside.max() >= 1 << 16):
+        raise UnusableInput(f"{path} is damaged: its label values lie outside 0 to 65535; save it again.")
+    stated = any("LabelValue" in field for field in fields.values())
+    values = [int(field.get("LabelValue", 0)) for _, field in sorted(fields.items())]
+    if len(set(values)) < len(values) or 0 in values:  # layers count their labels each for themselves
+        values = range(1, len(fields) + 1)
+    segments, labels_of = [], [{} for _ in range(inside.shape[-1])]
+    for number, field in sorted(fields.items()):
         layer = int(field.get("Layer", number))
-        if layer >= layers.shape[-1]:
+        if layer >= len(labels_of):
             raise UnusableInput(f"{path} is damaged: it has no layer {layer}, where {field.get('Name', number)} should be; save it again.")
-        segment = _segment(value, number, field)
-        label = int(field.get("LabelValue", 1))
-        if label in boxes[layer]:
-            box = boxes[layer][label]
-            masks.append((segment, inside[..., layer][box] == label, tuple(s + b.start for s, b in zip(start, box, strict=True))))
-        else:
-            empty.append(segment.name)
-    if empty:
-        notes += (f"Left out because no voxel belongs to them: {', '.join(empty)}.",)
+        labels_of[layer][int(field.get("LabelValue", 1))] = len(segments)
+        segments.append(_segment(values[len(segments)], number, field))
+    flat = Flattening(target, segments, rank)
+    for layer, numbers in enumerate(labels_of):
+        labels = inside[..., layer]
+        flat.paint_layer(numbers, labels if stated else labels > 0, start)
     if np.count_nonzero(layers) != np.count_nonzero(inside):
         notes += ("Segments reach beyond the reference image; what lies outside it was cut off, as 3D Slicer does on export.",)
     kept = {key: value for key, value in metadata.items() if not _KEY.match(key) and not key.startswith("Segmentation_")}
-    return LabelMap.from_masks(target, masks, rank=rank, metadata=kept), notes
-
-
-def _boxes(labels, path):
-    """Label -> the slices (k, j, i) around its voxels, so that a hundred segments need not a hundred volumes."""
-    if labels.size and (labels.min() < 0 or labels.max() > 1 << 16):
-        raise UnusableInput(f"{path} is damaged: its label values lie outside 0 to 65536; save it again.")
-    count = int(labels.max(initial=0)) + 1
-    ranges = []
-    for view in (labels, labels.swapaxes(0, 1), labels.transpose(2, 0, 1)):
-        seen = np.array([np.bincount(part.ravel(), minlength=count) > 0 for part in view], dtype=bool).reshape(len(view), count)
-        ranges.append((seen.argmax(axis=0), len(view) - seen[::-1].argmax(axis=0), seen.any(axis=0)))
-    present = np.flatnonzero(ranges[0][2])
-    return {int(label): tuple(slice(int(low[label]), int(high[label])) for low, high, _ in ranges) for label in present if label}
+    labelmap, more = flat.result(kept)
+    return labelmap, notes + more
 
 
 def _segment(value, number, field):
@@ -103,11 +103,10 @@ def _overlap(source: Geometry, target: Geometry):
     return tuple(slice(a, b) for a, b in zip(low, high, strict=True)), tuple(np.maximum(0, -shift) * (high > low))
 
 
-def write_seg_nrrd(path, labelmap: LabelMap):
+def write_seg_nrrd(path, labelmap: LabelMap, metadata: dict[str, str]):
     """Write ``labelmap`` as 3D Slicer writes a segmentation whose segments do not overlap (one layer)."""
     geometry = labelmap.geometry
     extent = "0 {} 0 {} 0 {}".format(*(n - 1 for n in geometry.shape[::-1]))
-    metadata = dict(labelmap.metadata)
     for number, segment in enumerate(labelmap.segments):
         color = segment.color or _distinct_color(number)
         tags = f"TerminologyEntry:{format_terminology(segment.code, segment.modifier)}|" if segment.code else ""

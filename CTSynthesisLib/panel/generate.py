@@ -67,9 +67,8 @@ class GenerateSection:
 
 def summary(result, node_name) -> str:
     """What to say about a finished run: where the volume is, how long it took, what was assumed."""
-    lines = [
-        _("“{name}” generated in {seconds} s on {device}.").format(name=node_name, seconds=f"{result.seconds:.1f}", device=result.device)
-    ]
+    text = _("“{name}” generated in {seconds} s on {device}.")
+    lines = [text.format(name=node_name, seconds=f"{result.seconds:.1f}", device=result.device.upper())]
     if result.assumptions:
         lines.append(_("Assumed: {assumptions}").format(assumptions=" ".join(result.assumptions)))
     return "\n".join(lines)

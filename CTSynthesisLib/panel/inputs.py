@@ -55,7 +55,6 @@ class SegmentTable:
         table.blockSignals(True)
         table.setRowCount(len(self._understood))
         for row, understood in enumerate(self._understood):
-            assumed = understood.how == "not understood"
             tooltip = understood.note or _("Drawn as {tissue}, {mean} ± {spread} HU.").format(
                 tissue=understood.structure.tissue.value, mean=round(understood.mean_hu), spread=round(understood.sd_hu)
             )
@@ -63,16 +62,16 @@ class SegmentTable:
             texts = {
                 SEGMENT: segment.name,
                 STRUCTURE: understood.structure.title,
-                HOW: _("assumed") if assumed else _("you") if understood.how == "user" else understood.how,
+                HOW: {"not understood": _("assumed"), "user": _("you")}.get(understood.how, understood.how),
                 HU: f"{understood.mean_hu:.0f}",
             }
             for column, text in texts.items():
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(tooltip)
-                editable = column in (STRUCTURE, HU)
-                item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable | (qt.Qt.ItemIsEditable if editable else qt.Qt.NoItemFlags))
+                flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
+                item.setFlags(flags | qt.Qt.ItemIsEditable if column in (STRUCTURE, HU) else flags)
                 font = item.font()
-                font.setItalic(assumed)
+                font.setItalic(bool(understood.note))
                 font.setBold((column == STRUCTURE and segment.name in self._names) or (column == HU and segment.name in self._hu))
                 item.setFont(font)
                 if column == SEGMENT and segment.color is not None:
@@ -96,6 +95,8 @@ class SegmentTable:
             return _("Not understood: {names}. Double-click “{structure}” to say what they are.").format(
                 names=", ".join(assumed), structure=_("Understood as")
             )
+        if any(u.note for u in self._understood):
+            return _("Lines in italics rest on an assumption; point at them to read it.")
         return ""
 
     def _on_edited(self, row, column):

@@ -191,7 +191,8 @@ def _blend(hu, surroundings, labelmap: LabelMap):
 
     inside = to_sitk((labelmap.array > 0).astype(np.uint8), labelmap.geometry)
     depth = -sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(inside, squaredDistance=False, useImageSpacing=True))
-    weight = np.clip(depth / FEATHER_MM, 0, 1)
+    weight = np.clip((depth + labelmap.geometry.spacing.min()) / FEATHER_MM, 0, 1)  # the outermost voxels of a segment have depth 0
+    weight[labelmap.array == 0] = 0
     return np.rint(weight * hu + (1 - weight) * surroundings).astype(np.int16)
 
 

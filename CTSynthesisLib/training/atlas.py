@@ -3,14 +3,15 @@
 ``python -m CTSynthesisLib.training.atlas --data DIR -o FILE.seg.nrrd --seed N`` makes ``Resources/Samples/thorax.seg.nrrd``.
 
 Body, lungs, chest wall, subcutaneous fat and muscle come from the average of seven chests (:mod:`atlas_average`), mirrored and averaged
-again, so that no one person's shape is left. Bones (:mod:`atlas_skeleton`) and organs (:mod:`atlas_organs`) are drawn as smooth shapes that fit
-the average. All shapes are evaluated in a space that a seeded random field deforms by a few millimetres, straight at the output's
+again, so that no one person's shape is left. Bones (:mod:`atlas_skeleton`) and organs (:mod:`atlas_organs`) are drawn as smooth shapes that
+fit the average. All shapes are evaluated in a space that a seeded random field deforms by a few millimetres, straight at the output's
 resolution: no border is ever interpolated between labels.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -70,9 +71,13 @@ class Layers:
         self.canvas, self.fields = canvas, fields
         self.whole = canvas.window()
         self.outside_cage = cage.distance(self.whole)
+        # Beside the spine the average blurs the ribs' heads with the lung between them: the lung's true border is there.
+        beside = np.exp(-((np.maximum(np.abs(canvas.x - skeleton.SPINE_X) - 32, 0) / 8) ** 2))
+        fields["lung"] = fields["lung"] - 3.0 * beside * np.clip((canvas.y - 40) / 12, 0, 1)
         # The cage is closed above by the plane of the first ribs.
         above = (self.whole.z - (94 + 0.36 * (self.whole.y + 45))) * 0.94
         self.outside_cage = np.maximum(self.outside_cage, above)
+        self.ribs = self.outside_cage
         # Over the lungs' apices and behind the spine's canal lie muscles, not the contents of the chest.
         apex = np.where(canvas.z > 84, fields["lung"] - 6 - 0.5 * np.maximum(100 - canvas.z, 0), -FAR)
         self.outside_cage = np.maximum(self.outside_cage, apex)
@@ -88,21 +93,24 @@ class Layers:
         canvas.paint("subcutaneous_fat", body & fat & ~inside)
         canvas.paint("fat", body & inside)
         # Intercostal muscles and pleura: what lies between the ribs' surface and the lungs.
-        canvas.paint("muscle", body & (np.abs(self.outside_cage) < 4.5) & (fields["lung"] > -3))
-        canvas.paint("muscle", body & inside & (fields["lung"] < 4.0) & (self.outside_cage > -9))
-        canvas.paint("muscle", body & inside & (canvas.y > skeleton.canal(canvas.z) - 6))
+        canvas.paint("muscle", body & (np.abs(self.ribs + 1) < 5.5) & (fields["lung"] > -3))
+        canvas.paint("muscle", body & inside & (fields["lung"] < 4.0) & (self.ribs > -9))
+        canvas.paint("muscle", body & inside & (canvas.y > skeleton.canal(canvas.z) - 4 + 0.012 * (canvas.x - skeleton.SPINE_X) ** 2))
         lung = inside & (fields["lung"] < 0) & body
         middle = -1.0 + 3.0 * np.exp(-(((canvas.y + 60) / 30) ** 2))
         canvas.paint("lung_right", lung & (canvas.x < middle))
         canvas.paint("lung_left", lung & (canvas.x >= middle))
         for side, word in ((-1, "right"), (1, "left")):
-            canvas.draw(f"autochthon_{word}", _back_muscles(side), over=("muscle", "subcutaneous_fat", "fat", "body"), where=body & (fields["body"] < -7) & ~inside)
+            canvas.draw(
+                f"autochthon_{word}", _back_muscles(side), over=("muscle", "subcutaneous_fat"), where=(fields["body"] < -7) & ~inside
+            )
 
     def mediastinum(self):
         canvas = self.canvas
         inside = self.outside_cage < -3
-        neck = (self.fields["body"] < -4) & (canvas.z > 90)
-        canvas.paint("fat", (canvas.distance(organs.mediastinum()) < 0) & (inside | (neck & (np.abs(canvas.x) < 30))) & (canvas.z > -85) & (canvas.z < 112))
+        neck = (self.fields["body"] < -4) & (canvas.z > 90) & (np.abs(canvas.x) < 30)
+        between = (canvas.distance(organs.mediastinum()) < 0) & (canvas.z > -85) & (canvas.z < 112)
+        canvas.paint("fat", between & (inside | neck))
         self.sac = canvas.distance(organs.pericardium())
         canvas.paint("fat", (self.sac < 0) & (self.outside_cage < -6) & (self.fields["lung"] > -1.5))
         chambers, outline = organs.heart()
@@ -114,26 +122,31 @@ class Layers:
         trachea, bronchi = organs.airways()
         canvas.draw("esophagus", organs.esophagus())
         for name, shape in organs.vessels().items():
-            canvas.draw(name, shape)
-        canvas.draw("airway_wall", joined(trachea, bronchi).grown(1.4), over=("fat", "lung_left", "lung_right", "muscle", "body", "esophagus", "thyroid_gland_left", "thyroid_gland_right", "subcutaneous_fat"))
+            ends_in_heart = name in ("superior_vena_cava", "inferior_vena_cava", "pulmonary_vein")
+            canvas.draw(name, shape, under=("heart_atrium_left", "heart_atrium_right") if ends_in_heart else ())
+        beneath = ("fat", "muscle", "subcutaneous_fat", "lung_left", "lung_right", "esophagus", "thyroid_gland_left", "thyroid_gland_right")
+        canvas.draw("airway_wall", joined(trachea, bronchi).grown(1.4), over=beneath)
         canvas.draw("bronchi", bronchi)
         canvas.draw("trachea", trachea)
 
     def abdomen(self):
         canvas = self.canvas
-        dome = canvas.distance(joined(ellipsoid((-64, -15, -142), (92, 100, 82)), ellipsoid((64, -5, -146), (84, 96, 70)), ellipsoid((0, -40, -150), (80, 70, 76)), blend=10))
+        right, left = ellipsoid((-64, -15, -142), (100, 108, 96)), ellipsoid((68, -2, -146), (88, 104, 82))
+        dome = canvas.distance(joined(right, left, ellipsoid((0, -40, -150), (80, 70, 76)), blend=10))
         # How deep below the diaphragm: away from lungs, heart and wall.
         deep = np.minimum(np.minimum(self.fields["lung"], self.sac), -self.outside_cage - 4.5)
         below = (dome < 0) & (deep > -1)
         canvas.paint("diaphragm", below & (deep < DIAPHRAGM_MM) & (self.outside_cage < -3.5), over=("fat", "muscle", "body"))
         for side in (-1, 1):
-            crus = tube([(side * 9 + 4, 16, -84), (side * 15 + 4, 22, -105), (side * 13 + 2, 20, -130), (side * 11, 16, -170)], [4, 6, 6, 5])
+            course = [(side * 9 + 4, 16, -84), (side * 15 + 4, 22, -105), (side * 13 + 2, 20, -130), (side * 11, 16, -170)]
+            crus = tube(course, [4, 6, 6, 5])
             canvas.draw("diaphragm", crus, over=("fat", "muscle", "body"))
         hollow = below & (deep >= DIAPHRAGM_MM)
-        keep = ("fat", "muscle", "body", "diaphragm", "colon", "spleen", "pancreas", "kidney_right", "kidney_left", "adrenal_gland_right")
+        bowel, glands = ("colon", "duodenum", "small_bowel"), ("spleen", "pancreas", "adrenal_gland_right", "kidney_right", "kidney_left")
+        beneath = ("fat", "muscle", "body", "diaphragm", *bowel, *glands)
         gas = organs.gas()
         for name, shape in organs.abdomen().items():
-            canvas.draw(name, shape, over=keep, where=hollow)
+            canvas.draw(name, shape, over=beneath, where=hollow)
             if name in gas:
                 canvas.draw("bowel_gas", gas[name] & shape.grown(-3.0), over=(name,))
         for name, shape in organs.abdominal_vessels().items():
@@ -149,8 +162,8 @@ class Layers:
             self.canvas.draw("lung_vessels", branch, over=("lung_left", "lung_right"), where=self.fields["lung"] < -2.5)
 
     def bones(self):
-        skeleton.draw_front_and_shoulders(self.canvas)
         skeleton.draw_ribs(self.canvas, self.cage)
+        skeleton.draw_front_and_shoulders(self.canvas)
         skeleton.draw_spine(self.canvas)
 
     def finish(self):
@@ -165,9 +178,10 @@ def _back_muscles(side):
     z = np.array([-190, -150, -100, -50, 0, 50, 90, 125, 150.0])
     x = np.array([36, 36, 32, 28, 26, 25, 23, 20, 20.0])
     back = np.array([18, 17, 17, 16, 15, 13, 14, 17, 17.0])
-    points = np.column_stack([skeleton.SPINE_X + side * x, skeleton.canal(z) + back, z])
-    inner = points - np.column_stack([side * 0.45 * x, 0 * z, 0 * z])
-    return joined(tube(points, np.array([24, 23, 20, 16, 14, 13, 14, 15, 15.0]), 12.0), tube(inner, np.array([18, 18, 17, 14, 13, 12, 12, 13, 13.0]), 12.0), blend=6)
+    outer = np.column_stack([skeleton.SPINE_X + side * x, skeleton.canal(z) + back, z])
+    inner = outer - np.column_stack([side * 0.45 * x, 0 * z, 0 * z])
+    thick, thin = [24, 23, 20, 16, 14, 13, 14, 15, 15], [18, 18, 17, 14, 13, 12, 12, 13, 13]
+    return joined(tube(outer, thick, 12.0), tube(inner, thin, 12.0), blend=6)
 
 
 def _in(image, point):
@@ -200,8 +214,8 @@ def _grid(shape, spacing, origin):
 
 def _sample_vectors(displacement, shape, spacing, origin):
     grid = _grid(shape, spacing, origin)
-    parts = [sitk.Resample(sitk.VectorIndexSelectionCast(displacement, a), grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32) for a in range(3)]
-    return [sitk.GetArrayFromImage(part) for part in parts]
+    axes = [sitk.VectorIndexSelectionCast(displacement, axis) for axis in range(3)]
+    return [sitk.GetArrayFromImage(sitk.Resample(u, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)) for u in axes]
 
 
 def _fields(average, displacement, shape, spacing, origin):
@@ -209,19 +223,29 @@ def _fields(average, displacement, shape, spacing, origin):
     transform = sitk.DisplacementFieldTransform(sitk.Image(displacement))
     grid = _grid(shape, spacing, origin)
     fields = {}
-    for name, sigma in (("body", 4.0), ("lung", 2.0), ("fat", 4.0), ("soft", 4.0)):
+    for name, sigma in (("body", 4.0), ("lung", 2.6), ("fat", 4.0), ("soft", 4.0)):
         image = average.image(name)
-        if name != "lung":
+        if name == "lung":  # the right apex of several of the seven is scarred: there the better side counts for both
+            array, other = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(_mirrored(image))
+            apex = np.clip((image.GetOrigin()[2] + image.GetSpacing()[2] * np.arange(len(array)) - 70) / 15, 0, 1)[:, None, None]
+            array = array + apex * (np.minimum(array, other) - array)
+            image = _like(array.astype(np.float32), image)
+        else:
             image = (image + _mirrored(image)) / 2
         image = sitk.Cast(sitk.SmoothingRecursiveGaussian(image, sigma), sitk.sitkFloat32)
-        fields[name] = sitk.GetArrayFromImage(sitk.Resample(image, grid, transform, sitk.sitkBSpline, 30.0 if name in ("body", "lung") else 0.0, sitk.sitkFloat32))
+        beyond = 30.0 if name in ("body", "lung") else 0.0
+        fields[name] = sitk.GetArrayFromImage(sitk.Resample(image, grid, transform, sitk.sitkBSpline, beyond, sitk.sitkFloat32))
     return fields
 
 
 def _mirrored(image):
-    mirrored = sitk.GetImageFromArray(sitk.GetArrayFromImage(image)[..., ::-1].copy())
-    mirrored.CopyInformation(image)  # the grid is centered, so that flipping the array mirrors the body
-    return mirrored
+    return _like(sitk.GetArrayFromImage(image)[..., ::-1].copy(), image)  # the grid is centered: flipping the array mirrors the body
+
+
+def _like(array, image):
+    made = sitk.GetImageFromArray(array)
+    made.CopyInformation(image)
+    return made
 
 
 def _remove_specks(canvas, smallest_ml=0.25):
@@ -264,23 +288,33 @@ def _labelmap(canvas, geometry):
 def _natural(name):
     """Body and tissues first, then by name, with rib_left_2 before rib_left_10."""
     tissues = ("body", "skin", "subcutaneous_fat", "fat", "muscle")
-    words = [f"{int(w):03d}" if w.isdigit() else w for w in name.replace("_T", "_T ").replace("_L", "_U ").split("_")]
-    return (tissues.index(name) if name in tissues else len(tissues), ["".join(w.split()[:1]) + "".join(f"{int(p):03d}" for p in w.split()[1:]) for w in words])
+    number = re.search(r"\d+$", name)
+    region = "CTL".find(name[-len(number[0]) - 1]) if number else 0  # cervical, thoracic, lumbar
+    return (
+        tissues.index(name) if name in tissues else len(tissues),
+        re.sub(r"[CTL]?\d+$", "", name),
+        region,
+        int(number[0]) if number else 0,
+    )
 
 
+# fmt: off
 COLORS = {
-    "body": (177, 122, 101), "skin": (177, 122, 101), "subcutaneous_fat": (240, 222, 130), "fat": (247, 234, 172), "muscle": (192, 104, 88),
-    "autochthon": (150, 70, 60), "diaphragm": (205, 130, 110), "lung_left": (172, 138, 115), "lung_right": (197, 165, 145),
-    "lung_vessels": (88, 106, 215), "trachea": (182, 228, 255), "bronchi": (162, 208, 245), "airway_wall": (210, 200, 215),
-    "heart": (206, 110, 84), "heart_myocardium": (178, 64, 60), "heart_ventricle_left": (230, 80, 70), "heart_atrium_left": (240, 120, 110),
-    "heart_ventricle_right": (70, 100, 190), "heart_atrium_right": (90, 130, 215), "aorta": (224, 60, 50), "pulmonary_artery": (0, 112, 190),
-    "pulmonary_vein": (186, 77, 64), "vena_cava": (0, 151, 206), "vein": (0, 130, 190), "artery": (216, 80, 60), "trunk": (216, 80, 60),
-    "esophagus": (211, 171, 143), "thyroid_gland": (62, 162, 114), "liver": (221, 130, 101), "spleen": (157, 108, 162), "stomach": (216, 132, 105),
-    "bowel_gas": (190, 225, 235), "colon": (204, 168, 143), "pancreas": (249, 180, 111), "gallbladder": (139, 150, 98), "kidney": (185, 102, 83),
-    "adrenal_gland": (249, 186, 150), "vertebrae": (226, 202, 134), "rib": (241, 214, 145), "sternum": (244, 217, 154), "clavicula": (205, 179, 108),
+    "body": (177, 122, 101), "skin": (177, 122, 101), "subcutaneous_fat": (240, 222, 130), "fat": (247, 234, 172),
+    "muscle": (192, 104, 88), "autochthon": (150, 70, 60), "diaphragm": (205, 130, 110), "lung_left": (172, 138, 115),
+    "lung_right": (197, 165, 145), "lung_vessels": (88, 106, 215), "trachea": (182, 228, 255), "bronchi": (162, 208, 245),
+    "airway_wall": (210, 200, 215), "heart": (206, 110, 84), "heart_myocardium": (178, 64, 60), "heart_ventricle_left": (230, 80, 70),
+    "heart_atrium_left": (240, 120, 110), "heart_ventricle_right": (70, 100, 190), "heart_atrium_right": (90, 130, 215),
+    "aorta": (224, 60, 50), "pulmonary_artery": (0, 112, 190), "pulmonary_vein": (186, 77, 64), "vena_cava": (0, 151, 206),
+    "vein": (0, 130, 190), "artery": (216, 80, 60), "trunk": (216, 80, 60), "esophagus": (211, 171, 143), "thyroid_gland": (62, 162, 114),
+    "liver": (221, 130, 101), "spleen": (157, 108, 162), "stomach": (202, 130, 150), "bowel_gas": (190, 225, 235),
+    "colon": (204, 168, 143), "duodenum": (205, 167, 142), "small_bowel": (205, 140, 142), "iliopsoas": (172, 84, 70),
+    "pancreas": (249, 180, 111), "gallbladder": (139, 150, 98), "kidney": (185, 102, 83), "adrenal_gland": (249, 186, 150),
+    "vertebrae": (226, 202, 134), "rib": (241, 214, 145), "sternum": (244, 217, 154), "clavicula": (205, 179, 108),
     "scapula": (212, 188, 102), "humerus": (220, 195, 120), "costal_cartilages": (111, 184, 210), "intervertebral_discs": (150, 190, 220),
     "spinal_canal": (230, 235, 180), "spinal_cord": (244, 214, 49),
-}  # fmt: skip
+}
+# fmt: on
 
 
 def color(name):

@@ -1,4 +1,4 @@
-"""The average of several persons' chests: each scan is turned into a tissue map, all maps are brought to their common mean shape, then averaged.
+"""The average of several persons' chests: tissue maps of each, brought to their common mean shape, then averaged.
 
 Nothing of one person remains: the scans are scaled to the mean size of the lungs, deformed to the mean of all (diffeomorphic demons,
 three rounds, the mean of the last round being the target of the next), and only averages over all persons leave this module.
@@ -201,6 +201,4 @@ def _mean(images):
 
 
 def _warp(image, field):
-    return sitk.Resample(
-        image, image, sitk.DisplacementFieldTransform(sitk.Image(field)), sitk.sitkLinear, 0.0, image.GetPixelID(), True
-    )
+    return sitk.Resample(image, image, sitk.DisplacementFieldTransform(sitk.Image(field)), sitk.sitkLinear, 0.0, image.GetPixelID(), True)

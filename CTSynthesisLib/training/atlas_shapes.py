@@ -52,7 +52,9 @@ class Canvas:
         self.labels = np.zeros(shape, np.uint8)
         self.names: dict[str, int] = {}
         z, y, x = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
-        self.x, self.y, self.z = (axis * np.float32(s) + np.float32(o) for axis, s, o in zip((x, y, z), self.spacing, self.origin, strict=True))
+        self.x, self.y, self.z = (
+            axis * np.float32(s) + np.float32(o) for axis, s, o in zip((x, y, z), self.spacing, self.origin, strict=True)
+        )
         self.reach = 0.0
         if displacement is not None:
             self.x, self.y, self.z = (axis + u for axis, u in zip((self.x, self.y, self.z), displacement, strict=True))
@@ -91,14 +93,16 @@ class Canvas:
         total[window.slices] = shape(window)
         return total
 
-    def draw(self, name: str, shape: Shape, over=None, where=None):
-        """Paint a shape; ``where`` (a mask over the canvas) limits it."""
+    def draw(self, name: str, shape: Shape, over=None, under=(), where=None):
+        """Paint a shape; only ``over`` some names, or ``under`` some that stay; ``where`` (a mask over the canvas) limits it."""
         window = self.window(shape.low, shape.high)
         if 0 in window.x.shape:
             return
         inside = shape(window) < 0
         if where is not None:
             inside &= window.cut(where)
+        if under:
+            inside &= ~np.isin(window.cut(self.labels), [self.names[n] for n in under if n in self.names])
         self.paint(name, inside, window, over)
 
 

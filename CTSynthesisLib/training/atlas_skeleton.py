@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .atlas_shapes import Shape, band, ellipsoid, joined, spline, tube
+from .atlas_shapes import Shape, band, ellipsoid, joined, tube
 
-SPINE_X = -2.0
+SPINE_X = -2.5
 # Height z -> back coordinate y of the vertebral bodies' front and of the canal's center, in the averaged chest.
 _Z = (-180, -165, -150, -130, -110, -90, -70, -50, -30, -10, 10, 30, 50, 70, 90, 110, 130, 150)
 _FRONT = (10, 13, 17, 24, 30, 34.5, 38, 41, 43, 43.5, 43, 38.5, 31.5, 23, 13, 1, -9, -17)
@@ -70,7 +70,7 @@ def _frame(z):
 
 
 def _half_width(z):
-    return np.interp(z, (-170, -120, -50, 20, 70, 110, 150), (23.5, 20.5, 16.5, 14.5, 14, 16, 15))
+    return np.interp(z, (-170, -120, -50, 20, 70, 110, 150), (24, 21, 17.5, 15.5, 15, 16.5, 15))
 
 
 def _body(z, height, z_size, share):
@@ -108,17 +108,18 @@ def _vertebra(name, z, height):
         lamina = at(11.5, c + 5.0, z - 1)
         parts.append(tube([at(half_width * 0.66, y + half_depth * 0.72, top), at(11.8, c - 3, top - 1), lamina], [4.6, 4.2, 4.4]))
         # Lamina: from the pedicle to the base of the spinous process, lower than it is high.
-        parts.append(band([at(11.5, c + 3, z), at(7, c + 10.0, z - 3), at(0, c + 13.0, z - 6)], [at(1, 0.6, 0), at(0.7, 1, 0.2), (0, 1, 0.2)],
-                          [9, 8.5, 8.5], 3.2))  # fmt: skip
+        plate = [at(11.5, c + 3, z), at(7, c + 10.0, z - 3), at(0, c + 13.0, z - 6)]
+        parts.append(band(plate, [(side, 0.6, 0), (side * 0.7, 1, 0.2), (0, 1, 0.2)], [9, 8.5, 8.5], 3.2))
         parts.append(tube([at(12, c + 4, z + height * 0.42), at(12.5, c + 6, z), at(12, c + 8, z - height * 0.45)], [3.8, 4.8, 3.8]))
         length, rise = (np.interp(number, (1, 6, 10, 12), (33, 31, 26, 19)), 4) if thoracic else ((34, -1) if name[0] == "L" else (24, 0))
         back = np.interp(number, (1, 6, 12), (9, 12, 10)) if thoracic else 2
-        parts.append(tube([at(13, c + 5, z), at(length * 0.75, c + 5 + back * 0.7, z + rise * 0.7), at(length, c + 5 + back, z + rise)], [4.6, 4.0, 4.8]))
+        transverse = [at(13, c + 5, z), at(length * 0.75, c + 5 + back * 0.7, z + rise * 0.7), at(length, c + 5 + back, z + rise)]
+        parts.append(tube(transverse, [4.6, 4.0, 4.8]))
     steep = np.interp(number, (1, 3, 5, 8, 10, 12), (14, 24, 36, 36, 24, 12)) if thoracic else (8 if name[0] == "L" else 12)
     reach = np.interp(number, (1, 3, 8, 12), (33, 28, 25, 26)) if thoracic else (30 if name[0] == "L" else 32)
     tall = (5.5, 5.5, 4.5) if thoracic and number < 11 else (8.5, 9, 8.5)
-    parts.append(band([(SPINE_X, c + 10, z - 5), (SPINE_X, c + 10 + reach * 0.5, z - 5 - steep * 0.5), (SPINE_X, c + 10 + reach, z - 5 - steep)],
-                      [(1, 0, 0)] * 3, tall, [3.8, 2.6, 3.4]))  # fmt: skip
+    spinous = [(SPINE_X, c + 10 + reach * t, z - 5 - steep * t) for t in (0, 0.5, 1)]
+    parts.append(band(spinous, [(1, 0, 0)] * 3, tall, [3.8, 2.6, 3.4]))
     shape = joined(body, *parts, blend=3.0)
     hole = Shape(lambda w: 8.0 - np.hypot(w.x - SPINE_X, w.y - canal(w.z)), shape.low, shape.high)
     return shape & hole
@@ -202,7 +203,13 @@ def rib_path(cage, number, side):
     head_z = z_of[level] + (HEIGHTS[LEVELS.index(level)] * (0.42 if 1 < number < 10 else 0.15))
     end, fall = RIB_END[number - 1], RIB_FALL[number - 1]
     y = (front(head_z) + canal(head_z)) / 2 + 5
-    tubercle = np.array([SPINE_X + side * (np.interp(number, (1, 3, 10, 12), (33, 34, 30, 27))), canal(head_z) + np.interp(number, (1, 6, 12), (12, 12, 14)), head_z - 1])
+    tubercle = np.array(
+        [
+            SPINE_X + side * (np.interp(number, (1, 3, 10, 12), (33, 34, 30, 27))),
+            canal(head_z) + np.interp(number, (1, 6, 12), (12, 12, 14)),
+            head_z - 1,
+        ]
+    )
     head = np.array([SPINE_X + side * (_half_width(head_z) + 2.0), y, head_z])
     points, normals = [head, (head * 0.45 + tubercle * 0.55) + (0, 1, 1), tubercle], []
     begin = 34.0 if number > 1 else 50.0
@@ -224,7 +231,9 @@ def draw_ribs(canvas, cage):
         ends = {}
         for number in range(12, 0, -1):
             points, normals = rib_path(cage, number, side)
-            height = np.interp(np.linspace(0, 1, len(points)), (0, 0.12, 0.3, 0.9, 1), (4.2, 4.4, 6.6, 6.6, 7.2)) * (0.8 if number > 10 else 1.0)
+            height = np.interp(np.linspace(0, 1, len(points)), (0, 0.12, 0.3, 0.9, 1), (4.2, 4.4, 6.6, 6.6, 7.2)) * (
+                0.8 if number > 10 else 1.0
+            )
             thick = np.interp(np.linspace(0, 1, len(points)), (0, 0.12, 0.3, 1), (4.2, 3.6, 4.0, 3.4)) * (0.85 if number > 10 else 1.0)
             ends[number] = points[-1]
             if number <= 10:
@@ -256,7 +265,10 @@ def draw_front_and_shoulders(canvas):
     canvas.draw("sternum", band(points, [(0, -1, 0.3)] * len(z), wide, [5, 6, 5.5, 5, 5, 5, 5, 5, 4.6, 3.6, 3, 2.5]))
     for side, word in ((-1, "right"), (1, "left")):
         at = lambda x, y, z, side=side: (side * x, y, z)  # noqa: E731
-        canvas.draw(f"clavicula_{word}", tube([at(21, -42, 95), at(42, -35, 108), at(63, -22, 120), at(84, -6, 131), at(100, 8, 140)], [8.5, 6.5, 5.8, 6, 7]))
+        canvas.draw(
+            f"clavicula_{word}",
+            tube([at(21, -42, 95), at(42, -35, 108), at(63, -22, 120), at(84, -6, 131), at(100, 8, 140)], [8.5, 6.5, 5.8, 6, 7]),
+        )
         canvas.draw(f"scapula_{word}", _scapula(side))
         humerus = joined(ellipsoid(at(154, 8, 128), (20, 21, 21)), tube([at(158, 8, 130), at(162, 6, 160)], [17, 13]), blend=6)
         canvas.draw(f"humerus_{word}", humerus - _scapula(side).grown(2.0))
@@ -273,13 +285,12 @@ def _scapula(side):
         dx, dy = qx - px, qy - py
         x, y = side * w.x - px, w.y - py
         t = np.clip((x * dx + y * dy) / (dx * dx + dy * dy), 0, 1)
-        # Thin in the middle, thick along the lateral border; bowed away from the ribs.
-        bow = 5.0 * np.sin(np.pi * t)
+        # Thin in the middle, thick along the lateral border.
         norm = np.hypot(dx, dy)
         across = ((x - t * dx) * -dy + (y - t * dy) * dx) / norm
         beyond = ((x - t * dx) * dx + (y - t * dy) * dy) / norm
         thick = np.interp(t, (0, 0.15, 0.6, 0.85, 1), (3.2, 2.6, 2.6, 4.5, 5.5))
-        return np.maximum(np.hypot(np.abs(across) - 0 * bow, beyond) - thick, np.maximum(z[0] - w.z, w.z - z[-1]))
+        return np.maximum(np.hypot(across, beyond) - thick, np.maximum(z[0] - w.z, w.z - z[-1]))
 
     low, high = ((80, 5, -12), (152, 92, 114))
     if side < 0:

@@ -44,7 +44,8 @@ def train(data, out, *, recipe: DefaultRecipe | None = None, iterations=None, mi
                checkpoint_every=250, on_log=lambda n, figures: on_log(n, figures))  # fmt: skip
 
 
-RECEPTIVE_FIELD = {"pixels": 91, "slices": 4}  # of SlabUNet with its default levels; Testing/networks proves it by perturbation
+# 91 pixels of SlabUNet and one of the condition's border plane; Testing proves both by perturbation.
+RECEPTIVE_FIELD = {"pixels": 92, "slices": 4}
 
 
 def export(out, folder, *, name: str = "default", recipe: DefaultRecipe | None = None, **card) -> ModelCard:

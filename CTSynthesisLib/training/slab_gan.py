@@ -17,7 +17,7 @@ from .slab_losses import blurred_error, feature_error, spread_error
 class SlabGANConfig:
     generator: SlabUNetConfig = field(default_factory=SlabUNetConfig)
     critic: SlabCriticConfig = field(default_factory=SlabCriticConfig)
-    generator_rate: float = 2e-4
+    generator_rate: float = 4e-4
     critic_rate: float = 3e-4
     betas: tuple[float, float] = (0.5, 0.99)
     adversarial: float = 0.1  # weight of the least-squares term
@@ -82,6 +82,7 @@ class SlabGAN:
         losses["adversarial"] = sum(adversarial_loss(f[0].float()) for f in fake) / len(fake)
         losses["features"] = sum(feature_error(f[1], r[1]) for f, r in zip(fake, real, strict=True)) / len(fake)
         losses["blurred"] = blurred_error(batch["fake"], batch["real"])
+        losses["map_only"] = blurred_error(batch["expected"], batch["real"])  # what drawing each structure's HU alone would give
         losses["pixel"] = (batch["fake"] - batch["real"]).abs().mean()
         losses["spread"] = spread_error(batch["fake"], batch["real"])
         trust = min(1.0, self.iteration / c.warm_up)

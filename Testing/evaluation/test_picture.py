@@ -76,18 +76,21 @@ def test_the_picture_is_marked_as_synthetic(picture):
     assert badge.sum() > 2000, "a badge in the headline"
 
 
-def test_millimetres_are_as_long_across_as_up(picture):
-    """The heart of the phantom in the coronal segmentation has the proportions of its box in mm."""
-    labelmap, image = picture
-    heart = np.array(next(s.color for s in labelmap.segments if s.name == "heart")) * 255 * 0.62
-    pixels = np.asarray(image).astype(float)
-    bottom_of_first_row = 84 + (image.size[1] - 84) // 3
-    right_third = pixels[84:bottom_of_first_row, 2 * 1600 // 3 :]
-    found = np.argwhere(np.abs(right_third - heart).max(axis=-1) < 4)
-    high, wide = np.ptp(found, axis=0)
-    box = np.argwhere(labelmap.array == 4)
-    extent = (np.ptp(box, axis=0) + 1) * labelmap.geometry.spacing[::-1]
-    assert high / wide == pytest.approx(extent[0] / extent[2], rel=0.12)
+def test_millimetres_are_as_long_across_as_up(tmp_path):
+    """A ball on an anisotropic grid is round in each plane."""
+    geometry = Geometry.from_spacing((20, 60, 90), (3.0, 4.0, 10.0))
+    z, y, x = (np.arange(n).reshape([-1 if axis == a else 1 for a in range(3)]) - (n - 1) / 2 for axis, n in enumerate(geometry.shape))
+    ball = (3 * x) ** 2 + (4 * y) ** 2 + (10 * z) ** 2 < 80**2
+    labelmap = LabelMap(ball.astype(np.uint8), geometry, (Segment(1, "heart", color=(1, 0, 0)),))
+    three_planes(Volume(np.where(ball, 40, -1000).astype(np.int16), geometry), labelmap, tmp_path / "ball.png")
+    pixels = np.asarray(Image.open(tmp_path / "ball.png")).astype(int)
+    red = (pixels[..., 0] > 120) & (pixels[..., 1] < 40)
+    columns = np.flatnonzero(red[100:].any(axis=0))
+    balls = np.split(columns, np.flatnonzero(np.diff(columns) > 40) + 1)
+    assert len(balls) == 3
+    for found in balls:
+        rows = np.flatnonzero(red[100:, found].any(axis=1))
+        assert np.ptp(rows) / np.ptp(found) == pytest.approx(1, abs=0.06)
 
 
 def test_windows_show_what_they_should(picture):

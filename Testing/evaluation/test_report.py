@@ -49,6 +49,13 @@ def test_a_segment_without_voxels_is_said_to_have_none(measured):
     assert table["heart"]["sd_hu"] == pytest.approx(7, abs=0.01)
 
 
+def test_a_long_table_is_cut_to_the_largest_and_to_what_is_off(measured):
+    _, rows = measured
+    text = as_text(rows.values(), at_most=1)
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["body", "lung_right", "and"]
+    assert f"and {len(rows) - 2} smaller" in text
+
+
 def test_the_text_names_segment_and_structure_and_marks_what_is_off(measured):
     _, rows = measured
     renamed = replace(rows["lung_right"], segment="Segment_1")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.files import NOTES, read_segmentation, read_volume, write_segmentation, write_volume
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume, geometry_of
 from Testing.geometries import GRIDS, SHAPE
@@ -98,6 +99,20 @@ def test_a_sheared_volume_keeps_its_shear(tmp_path):
     for extension in (".nrrd", ".mha", ".nii"):
         write_volume(Volume(VOXELS, Geometry(SHAPE, matrix)), tmp_path / f"ct{extension}")
         assert np.abs(read_volume(tmp_path / f"ct{extension}").geometry.ijk_to_ras - matrix).max() < 1e-4
+
+
+def test_what_was_read_may_be_changed(tmp_path, extension):
+    write_volume(Volume(VOXELS, GRIDS["axial"]), tmp_path / f"ct{extension}")
+    read_volume(tmp_path / f"ct{extension}").array[0, 0, 0] = 5
+
+
+def test_floating_point_is_rounded_and_what_is_not_hounsfield_is_refused(tmp_path):
+    write_volume(Volume(np.full(SHAPE, -0.6), GRIDS["axial"]), tmp_path / "ct.nrrd")
+    assert (read_volume(tmp_path / "ct.nrrd").array == -1).all()
+    for value in (np.nan, 40000.0):
+        with pytest.raises(UnusableInput):
+            write_volume(Volume(np.full(SHAPE, value), GRIDS["axial"]), tmp_path / "bad.nrrd")
+    assert not (tmp_path / "bad.nrrd").exists()
 
 
 def test_labels_come_back(tmp_path, extension):

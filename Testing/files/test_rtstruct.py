@@ -109,6 +109,9 @@ def test_contours_closer_together_than_the_slices_do_not_cancel(a_structure_set)
     outer = box(0.5, 7.5, 0.5, 5.5)
     labelmap = read_segmentation(a_structure_set({"lungs": [(1.9, outer), (2.3, outer), (2.6, outer)]}))
     assert labelmap.array.any(axis=(1, 2)).tolist() == [False, False, True, True, False, False]
+    inner = box(2.5, 4.5, 2.5, 4.5)  # the nearest plane speaks for the slice, whichever comes first
+    for order in ([(2.3, inner), (1.9, outer)], [(1.9, outer), (2.3, inner)]):
+        assert read_segmentation(a_structure_set({"lungs": order}, folder=f"ct{order[0][0]}")).array[2].sum() == 7 * 5
 
 
 def test_structures_without_contours_and_contours_outside_are_told(a_structure_set):

@@ -149,7 +149,7 @@ def test_what_is_written_comes_back(tmp_path, values):
     written = a_labelmap(GRIDS["left-handed"], values)
     write_segmentation(written, tmp_path / "s.seg.nrrd")
     read = read_segmentation(tmp_path / "s.seg.nrrd")
-    assert np.array_equal(read.array > 0, written.array > 0)
+    assert np.array_equal(read.array, written.array)
     assert np.abs(read.geometry.ijk_to_ras - written.geometry.ijk_to_ras).max() < 1e-9
     assert read.metadata == written.metadata
     for before, after in zip(written.segments, read.segments, strict=True):
@@ -194,6 +194,15 @@ def test_a_file_that_lacks_a_layer_is_refused(a_slicer_file):
     path = a_slicer_file(boxes(), GRIDS["axial"])
     path.write_bytes(path.read_bytes().replace(b"Segment1_Layer:=1", b"Segment1_Layer:=4"))
     with pytest.raises(UnusableInput, match="layer 4"):
+        read_segmentation(path)
+
+
+def test_a_damaged_field_is_refused(a_slicer_file):
+    from CTSynthesisLib.errors import UnusableInput
+
+    path = a_slicer_file(boxes(), GRIDS["axial"])
+    path.write_bytes(path.read_bytes().replace(b"Segment1_LabelValue:=1", b"Segment1_LabelValue:=x"))
+    with pytest.raises(UnusableInput, match="segment fields"):
         read_segmentation(path)
 
 

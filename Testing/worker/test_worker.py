@@ -83,14 +83,13 @@ def test_the_result_is_that_of_a_direct_call(a_worker_with, an_oblique_labelmap)
 
 
 def test_the_real_engine_gives_the_same_bits_through_the_worker(a_temporary_folder):
-    labelmap = thorax(shape=(6, 48, 48), spacing=(6.0, 6.0, 5.0))
+    labelmap = thorax(shape=(3, 24, 24), spacing=(3.0, 3.0, 5.0))
     direct = generate(labelmap, Request(seed=5))
     with Worker() as worker:
-        first, second = worker.generate(labelmap, Request(seed=5)), worker.generate(labelmap, Request(seed=5))
-    assert np.array_equal(first.volume.array, direct.volume.array)
-    assert np.array_equal(second.volume.array, direct.volume.array)
-    assert first.volume.metadata == direct.volume.metadata
-    assert first.understood == direct.understood and first.assumptions == direct.assumptions
+        result = worker.generate(labelmap, Request(seed=5))
+    assert np.array_equal(result.volume.array, direct.volume.array)
+    assert result.volume.metadata == direct.volume.metadata
+    assert result.understood == direct.understood and result.assumptions == direct.assumptions
     assert list(a_temporary_folder.iterdir()) == []
 
 

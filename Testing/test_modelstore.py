@@ -1,0 +1,63 @@
+"""Model files: cards, checksums, and what is said when something is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.modelstore import load_card, load_weights, models, save_model
+from Testing.synthesis.models import save_random_model
+
+
+@pytest.fixture
+def a_card(tmp_path):
+    return save_random_model(tmp_path)
+
+
+def test_weights_come_back_as_they_were_saved(tmp_path):
+    weights = {"layer.weight": torch.tensor([[1.5, -2.25]])}
+    card = save_model(tmp_path, weights, name="m", title="M", kind="slab_gan", version="1", description="", network={}, hu_map={})
+    torch.testing.assert_close(load_weights(card), weights)
+    assert Path(card.path).stat().st_size == card.bytes
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_model_is_found_by_the_path_of_either_file(a_card):
+    assert load_card(a_card.path) == load_card(str(Path(a_card.path).with_suffix(".json"))) == a_card
+
+
+def test_every_model_that_ships_is_whole():
+    cards = models()
+    assert cards[0].name == "default"
+    for card in cards:
+        card.check()
+        assert card.bytes <= 16e6 and card.licence and card.training_data and card.command and card.limits
+    assert sum(card.bytes for card in cards) <= 40e6
+
+
+def test_damaged_weights_are_refused(a_card):
+    path = Path(a_card.path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UnusableInput, match="checksum"):
+        load_weights(a_card)
+
+
+def test_missing_weights_are_told(a_card):
+    Path(a_card.path).unlink()
+    with pytest.raises(UnusableInput, match="missing"):
+        load_weights(a_card)
+
+
+def test_an_unknown_model_is_told_with_the_known_ones():
+    with pytest.raises(UnusableInput, match="'nonsense'.*default"):
+        load_card("nonsense")
+
+
+def test_a_card_that_is_none_is_refused(tmp_path):
+    (tmp_path / "odd.json").write_text(json.dumps({"hello": 1}))
+    with pytest.raises(UnusableInput, match="not a model card"):
+        load_card(str(tmp_path / "odd.json"))
