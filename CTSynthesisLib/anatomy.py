@@ -415,14 +415,3 @@ def _particularity(key, labels, one):
     if hit is None or (hit[0] is not one and (hit[0] not in ancestors(one) or hit[0].parent is None)):  # not everything in the body
         return None
     return len(ancestors(hit[0]))
-
-
-def structures_table(understood: Iterable[Understood]) -> str:
-    """How each segment was understood, as a plain text table: segment, structure, how, tissue, HU, parent, note."""
-    rows = [("segment", "understood as", "how", "tissue", "HU", "within", "note")]
-    for u in understood:
-        one = u.structure
-        rows.append((u.segment.name, one.title, u.how, one.tissue.value, f"{u.mean_hu:.0f} ± {u.sd_hu:.0f}", one.parent or "", u.note))
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    lines = ["  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[6])).rstrip() for row in rows]
-    return "\n".join((lines[0], "-" * len("  ".join("-" * width for width in widths)), *lines[1:]))

@@ -53,7 +53,7 @@ class ModelCard:
             raise UnusableInput(f"The weights of model '{self.name}' are missing ({self.path}); reinstall or import the model.") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise UnusableInput(
-                f"The weights file {self.path} of model '{self.name}' is damaged: its checksum is not the card's; reinstall or import it again."
+                f"The weights file {self.path} of model '{self.name}' is damaged: its checksum is not the card's; import it again."
             )
         return content
 
@@ -87,26 +87,37 @@ def read_card(path: Path) -> ModelCard:
         known = {f.name for f in fields(ModelCard)}
         return ModelCard(**{name: value for name, value in values.items() if name in known}, path=str(path.with_suffix(".safetensors")))
     except OSError as error:
-        raise UnusableInput(f"The model card {path} cannot be read; a model is a .safetensors file with its .json card beside it.") from error
+        raise UnusableInput(f"The model card {path} cannot be read; a model is a .safetensors file with a .json card beside.") from error
     except (TypeError, ValueError) as error:
-        raise UnusableInput(f"{path} is not a model card ({error}); a model is a .safetensors file with its .json card beside it.") from error
+        raise UnusableInput(f"{path} is not a model card ({error}); a model is a .safetensors file with a .json card beside.") from error
 
 
 def load_weights(card: ModelCard) -> dict:
     """Weights as float32 tensors by name, checked against the card.
+
+    Read here rather than by the safetensors library, which 3D Slicer's Python does not have: eight bytes of length, a JSON header,
+    and the numbers.
 
     Raises
     ------
     UnusableInput
         If the file is missing, damaged, or not safetensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    import torch
 
+    content = card.check()
+    kinds = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64}
     try:
-        return {name: tensor.float() for name, tensor in load(card.check()).items()}
-    except SafetensorError as error:
-        raise UnusableInput(f"{card.path} is not a safetensors file; import the model again.") from error
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        data = bytearray(content[start:])
+        return {
+            name: torch.frombuffer(data[slice(*entry["data_offsets"])], dtype=kinds[entry["dtype"]]).reshape(entry["shape"]).float()
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UnusableInput(f"{card.path} is not a safetensors file of a model ({error}); import the model again.") from error
 
 
 def save_model(folder: Path, weights: dict, **card) -> ModelCard:

@@ -78,8 +78,8 @@ def _gas_filled(smooth, hu, body, geometry):
     airway = np.zeros_like(air)
     for component in _components(_opened(air & (smooth < -930), geometry, 2.0), geometry, at_least_ml=3):
         extent = np.ptp(np.nonzero(component)[0]) * geometry.spacing[2]
-        volume = component.sum() * geometry.voxel_ml
-        if extent > 25 and volume < 150 and hu[component].mean() < -930 and _is_central(component, body) and _is_above(component, lungs, geometry):
+        slender = extent > 25 and component.sum() * geometry.voxel_ml < 150
+        if slender and hu[component].mean() < -930 and _is_central(component, body) and _is_above(component, lungs, geometry):
             airway |= component
     airway = _dilated(airway, geometry, 2.0) & air
     lungs &= ~airway

@@ -115,7 +115,7 @@ class Geometry:
         ``array.transpose(axes)``, then flipped where the second tuple says so, is as close to an axial stack as the grid allows.
         """
         direction = self.directions[:, ::-1]  # columns for array axes k, j, i
-        best = max(permutations(range(3)), key=lambda axes: sum(abs(direction[ras, axis]) for ras, axis in zip((2, 1, 0), axes, strict=True)))
+        best = max(permutations(range(3)), key=lambda axes: abs(direction[(2, 1, 0), axes]).sum())
         wanted = ((2, 1), (1, -1), (0, -1))  # (RAS component, sign): to the head, to the back, to the left
         return best, tuple(bool(direction[ras, axis] * sign < 0) for (ras, sign), axis in zip(wanted, best, strict=True))
 

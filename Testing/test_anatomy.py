@@ -325,12 +325,3 @@ def test_finer_structures_and_what_lies_inside_others_are_deeper():
     for inner, outer in inside.items():
         assert depth(inner) > depth(outer), (inner, outer)
     assert anatomy.depth(anatomy.structure("liver")) == depth("liver")
-
-
-def test_the_table_shows_every_segment_and_what_was_assumed():
-    text = anatomy.structures_table(anatomy.understand([Segment(1, "LV"), Segment(2, "Segment_2"), Segment(3, "liver")], phase="portal"))
-    lines = text.splitlines()
-    assert len(lines) == 5 and lines[0].split()[:2] == ["segment", "understood"]
-    assert "Left ventricle of the heart" in lines[2] and "synonym" in lines[2] and "155 ± 22" in lines[2]
-    assert "not understood" in lines[3] and "--hu" in lines[3]
-    assert lines[4].split()[:3] == ["liver", "Liver", "name"]

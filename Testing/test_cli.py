@@ -140,7 +140,10 @@ def test_structures_as_a_table_has_one_line_a_segment(ctsynthesis, a_segmentatio
 
 def test_segment_finds_lungs_and_bone_in_a_ct(ctsynthesis, tmp_path):
     labelmap = thorax((30, 96, 108), (3.0, 3.0, 4.0))
-    write_volume(Volume(hounsfield(labelmap, noise=10), labelmap.geometry), tmp_path / "ct.nrrd")
+    array = hounsfield(labelmap, noise=10)
+    bone = labelmap.array == 6  # trabeculae: an even 250 HU would be contrast-filled blood
+    array[bone] = np.random.default_rng(1).normal(400, 120, bone.sum())
+    write_volume(Volume(array, labelmap.geometry), tmp_path / "ct.nrrd")
     ctsynthesis("segment", tmp_path / "ct.nrrd", "-o", tmp_path / "regions.seg.nrrd")
     found = read_segmentation(tmp_path / "regions.seg.nrrd")
     assert found.geometry.agrees_with(labelmap.geometry)

@@ -1,5 +1,6 @@
 """Model files: cards, checksums, and what is said when something is wrong."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -61,3 +62,13 @@ def test_a_card_that_is_none_is_refused(tmp_path):
     (tmp_path / "odd.json").write_text(json.dumps({"hello": 1}))
     with pytest.raises(UnusableInput, match="not a model card"):
         load_card(str(tmp_path / "odd.json"))
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path, a_card):
+    path = Path(a_card.path)
+    path.write_bytes(b"not weights at all")
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(UnusableInput, match="not a safetensors file"):
+        load_weights(load_card(str(path)))

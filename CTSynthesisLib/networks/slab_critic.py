@@ -28,11 +28,10 @@ class PatchCritic(nn.Module):
 
     def __init__(self, inputs, width):
         super().__init__()
-        channels = (inputs, *width)
-        self.layers = nn.ModuleList(
-            spectral_norm(nn.Conv2d(channels[n], channels[n + 1], 4 if n < len(width) - 1 else 3, 2 if n < len(width) - 1 else 1, padding=1))
-            for n in range(len(width))
-        )
+        *strided, last = zip((inputs, *width[:-1]), width, strict=True)
+        layers = [nn.Conv2d(*channels, 4, stride=2, padding=1) for channels in strided]
+        layers.append(nn.Conv2d(*last, 3, padding=1))
+        self.layers = nn.ModuleList(spectral_norm(layer) for layer in layers)
         self.decision = spectral_norm(nn.Conv2d(width[-1], 1, 3, padding=1))
 
     def forward(self, x):
@@ -45,7 +44,7 @@ class PatchCritic(nn.Module):
 
 
 class SlabCritic(nn.Module):
-    """``forward(slab, condition)``: ``slab`` (B, D, H, W) in network units and ``condition`` (B, D, C, H, W) to a list, one entry a scale."""
+    """``forward(slab, condition)``: ``slab`` (B, D, H, W) in network units and ``condition`` (B, D, C, H, W) to one entry a scale."""
 
     def __init__(self, config: SlabCriticConfig | None = None):
         super().__init__()

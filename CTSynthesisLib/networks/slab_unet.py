@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
 # At these levels each slice is mixed with its neighbours: four times in all, so that a voxel sees four slices to either side.
 MIXED_GOING_DOWN = (1, 2, 4)
 MIXED_GOING_UP = (1,)

@@ -76,12 +76,14 @@ def generate(
     started = time.monotonic()
     report = progress or (lambda fraction, stage: None)
     report(0.0, "reading the segmentation")
-    present = [s for s in labelmap.segments if (labelmap.array == s.value).any()]
-    if not present:
+    present = set(np.unique(labelmap.array).tolist())
+    understood = tuple(
+        u for u in understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu) if u.segment.value in present
+    )
+    if not understood:
         raise UnusableInput("The segmentation is empty: no voxel belongs to any segment; paint something first.")
     card = load_card(request.model)
     check_memory(labelmap.array.size)
-    understood = understand(present, phase=request.phase, names=names, hu=request.hu)
     assumptions = [u.note for u in understood if u.note]
     surroundings = _surroundings(labelmap, request, reference)
     labels, sentence = _with_outline(labelmap, understood, request)
@@ -127,7 +129,7 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         raise SynthesisFailed("Memory ran out while generating; close other programs or generate a smaller part.") from error
     except RuntimeError as error:
         if "out of memory" in str(error).lower() or "can't allocate" in str(error).lower():
-            raise SynthesisFailed("Memory ran out while generating; choose the CPU, close other programs, or generate a smaller part.") from error
+            raise SynthesisFailed("Memory ran out while generating; choose the CPU, or close other programs.") from error
         raise
 
 
@@ -164,7 +166,7 @@ def _outside_training(labelmap: LabelMap) -> list[str]:
     spacing = labelmap.geometry.reordered(*labelmap.geometry.anatomical_axes).spacing
     sentences = []
     if not (TRAINED_SPACING[0] <= min(spacing[:2]) and max(spacing[:2]) <= TRAINED_SPACING[1]):
-        sentences.append(f"The pixel spacing of {spacing[0]:.2f} × {spacing[1]:.2f} mm lies outside the 0.6-3.2 mm the model was trained for.")
+        sentences.append(f"The pixels of {spacing[0]:.2f} × {spacing[1]:.2f} mm lie outside the 0.6-3.2 mm the model was trained for.")
     if not TRAINED_SLICES[0] <= spacing[2] <= TRAINED_SLICES[1]:
         sentences.append(f"The slice spacing of {spacing[2]:.2f} mm lies outside the 0.7-6 mm the model was trained for.")
     return sentences

@@ -27,7 +27,9 @@ class MaskCGAN:
     device: str
     dtype: torch.dtype
 
-    def generate(self, condition: Condition, lattice_origin, *, seed: int, overlap: float = 1.0, voxels: int = VOXELS_AT_ONCE, between=None):
+    def generate(
+        self, condition: Condition, lattice_origin, *, seed: int, overlap: float = 1.0, voxels: int = VOXELS_AT_ONCE, between=None
+    ) -> np.ndarray:
         """CT of the ``condition``'s grid as int16 HU (k, j, i); slices must be axial (:attr:`Geometry.anatomical_axes`).
 
         Parameters
@@ -66,13 +68,14 @@ class MaskCGAN:
         return hu[block.centre].round_().to(torch.int16).cpu().numpy()
 
 
-_warm: dict[tuple[str, str, str], MaskCGAN] = {}
+_warm: dict[tuple, MaskCGAN] = {}
 
 
 def load(card: ModelCard, device: str = "auto") -> MaskCGAN:
     """The model of ``card`` on ``device``, loaded once a process."""
     device = choose_device(device)
-    key = (card.path, card.sha256, device)
+    dtype = compute_dtype(device)
+    key = (card.path, card.sha256, device, dtype)
     if key not in _warm:
         weights = load_weights(card)
         config = SlabUNetConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()})
@@ -80,7 +83,7 @@ def load(card: ModelCard, device: str = "auto") -> MaskCGAN:
         network.load_state_dict(weights)
         network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         _warm.clear()  # one model at a time: memory is the user's
-        _warm[key] = MaskCGAN(card, network, HUMap(**card.hu_map), device, compute_dtype(device))
+        _warm[key] = MaskCGAN(card, network, HUMap(**card.hu_map), device, dtype)
     return _warm[key]
 
 
@@ -106,6 +109,5 @@ def compute_dtype(device: str) -> torch.dtype:
         return torch.float32
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")):
-        return torch.bfloat16
-    return torch.float32
+    fast = any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return torch.bfloat16 if device == "cpu" and fast else torch.float32

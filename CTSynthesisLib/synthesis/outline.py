@@ -34,7 +34,9 @@ def derive_outline(inside: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, 
     outline = sitk.Crop(sitk.Cast(deep > BRIDGE - MARGIN, sitk.sitkFloat32), pad, pad)
     outline = sitk.SmoothingRecursiveGaussian(outline, 6.0)
     body = resample(sitk.GetArrayFromImage(outline), coarse, geometry) > 0.5
-    return body | inside, "The segmentation has no body outline; one was derived 28 mm around its segments (paint a segment named 'body' to set it)."
+    return body | inside, (
+        "The segmentation has no body outline; one was derived 28 mm around its segments (paint a segment named 'body' to set it)."
+    )
 
 
 def _distance(image):

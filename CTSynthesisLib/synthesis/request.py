@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
+from ..anatomy import PHASES
 from ..errors import UnusableInput
 
-PHASES = ("plain", "arterial", "portal")
 OUTSIDE = ("body", "reference", "air")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

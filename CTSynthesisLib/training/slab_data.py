@@ -43,10 +43,10 @@ class Sampling:
     known_hu: float = 0.7  # per structure
     known_scan: float = 0.7  # noise and sharpness
     merge: tuple[tuple[str, str, float], ...] = (
-        ("lung_vessels", "lungs", 0.6), ("airway", "lungs", 0.3), ("bowel_gas", "body", 0.4), ("blood", "soft_tissue", 0.3),
-        ("fat", "body", 0.3), ("bone", "body", 0.2), ("soft_tissue", "body", 0.4), ("lungs", "body", 0.06),
+        ("lung_vessels", "lungs", 0.5), ("airway", "lungs", 0.2), ("bowel_gas", "body", 0.3), ("blood", "soft_tissue", 0.25),
+        ("fat", "body", 0.15), ("bone", "body", 0.1), ("soft_tissue", "body", 0.3), ("lungs", "body", 0.01),
     )  # fmt: skip
-    body_only: float = 0.05
+    body_only: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def _prepare(folder: Path, kept: Path):
     image = to_sitk(hu.astype(np.float32), volume.geometry)
     smooth = np.rint(sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 3.0))).astype(np.int16)
     part = kept.with_name(kept.name + ".part.npz")
-    np.savez(part, hu=hu.astype(np.int16), smooth=smooth, values=values, tissue=np.array(sorted(tissue.items())), spacing=volume.geometry.spacing)
+    classes = np.array(sorted(tissue.items()))
+    np.savez(part, hu=hu.astype(np.int16), smooth=smooth, values=values, tissue=classes, spacing=volume.geometry.spacing)
     part.replace(kept)
 
 
@@ -216,8 +217,8 @@ def _split(values, smooth, rng):
     soft = values == _REGION["soft_tissue"]
     if soft.sum() < 400:
         return
-    levels = torch.quantile(smooth[soft][:100_000], torch.tensor(np.sort(rng.uniform(0.15, 0.9, int(rng.integers(1, 3)))), dtype=torch.float32))
-    for number, level in enumerate(levels):
+    shares = np.sort(rng.uniform(0.15, 0.9, int(rng.integers(1, 3))))
+    for number, level in enumerate(torch.quantile(smooth[soft][:100_000], torch.tensor(shares, dtype=torch.float32))):
         values[soft & (smooth > level)] = FIRST_PART + number
 
 
@@ -240,4 +241,5 @@ def blur(x, sigma: float = 1.5):
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
     taps = taps / taps.sum()
     flat = F.pad(x.reshape(-1, 1, *x.shape[-2:]).float(), (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(flat, taps[None, None, :, None]), taps[None, None, None, :]).reshape(x.shape)
+    with torch.autocast(x.device.type, enabled=False):  # in bfloat16 the blur would round to 8 HU and drown the grain
+        return F.conv2d(F.conv2d(flat, taps[None, None, :, None]), taps[None, None, None, :]).reshape(x.shape)

@@ -9,6 +9,7 @@ import torch
 
 from ..networks.slab_critic import SlabCritic, SlabCriticConfig
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
+from ..synthesis.condition import BODY
 from .losses import adversarial_loss, critic_loss
 from .slab_losses import blurred_error, feature_error, spread_error
 
@@ -22,10 +23,11 @@ class SlabGANConfig:
     betas: tuple[float, float] = (0.5, 0.99)
     adversarial: float = 0.1  # weight of the least-squares term
     features: float = 0.1
-    blurred: float = 4.0
-    pixel: float = 0.25
+    blurred: float = 10.0
+    unspecified: float = 0.2  # how much a voxel counts in it where the condition says no more than "body"; the critic judges those
     spread: float = 0.1
-    warm_up: int = 300  # iterations before the critic counts in full
+    alone: int = 600  # iterations of the generator without the critic, which would only get in its way
+    warm_up: int = 400  # iterations after them over which the critic comes to count in full
     average: float = 0.998  # of the generator's weights that ship
 
 
@@ -47,7 +49,8 @@ class SlabGAN:
         losses: dict[str, torch.Tensor] = {}
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
             batch["fake"] = self.generate(batch)
-            self.backward_critic(batch, losses)
+            if self.iteration >= self.config.alone:
+                self.backward_critic(batch, losses)
             self.backward_generator(batch, losses)
         with torch.no_grad():
             for name, parameter in self.generator.named_parameters():
@@ -74,23 +77,28 @@ class SlabGAN:
 
     def backward_generator(self, batch, losses):
         c = self.config
-        self.critic.requires_grad_(False)
         self.optimizer_g.zero_grad(set_to_none=True)
+        weight = 1 - (1 - c.unspecified) * batch["condition"][:, :, BODY]
+        losses["blurred"] = blurred_error(batch["fake"], batch["real"], weight)
+        losses["map_only"] = blurred_error(batch["expected"], batch["real"], weight)  # what each structure's HU alone would give
+        losses["spread"] = spread_error(batch["fake"], batch["real"])
+        loss = c.blurred * losses["blurred"] + c.spread * losses["spread"]
+        trust = min(1.0, (self.iteration - c.alone) / c.warm_up)
+        if trust > 0:
+            loss = loss + trust * self._judged(batch, losses)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 5.0)
+        self.optimizer_g.step()
+
+    def _judged(self, batch, losses):
+        """What the critic says: equation 3's adversarial term, and its features matched."""
+        self.critic.requires_grad_(False)
         with torch.no_grad():
             real = self.critic(batch["real"], batch["condition"])
         fake = self.critic(batch["fake"], batch["condition"])
         losses["adversarial"] = sum(adversarial_loss(f[0].float()) for f in fake) / len(fake)
         losses["features"] = sum(feature_error(f[1], r[1]) for f, r in zip(fake, real, strict=True)) / len(fake)
-        losses["blurred"] = blurred_error(batch["fake"], batch["real"])
-        losses["map_only"] = blurred_error(batch["expected"], batch["real"])  # what drawing each structure's HU alone would give
-        losses["pixel"] = (batch["fake"] - batch["real"]).abs().mean()
-        losses["spread"] = spread_error(batch["fake"], batch["real"])
-        trust = min(1.0, self.iteration / c.warm_up)
-        loss = trust * (c.adversarial * losses["adversarial"] + c.features * losses["features"])
-        loss = loss + c.blurred * losses["blurred"] + c.pixel * losses["pixel"] + c.spread * losses["spread"]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 5.0)
-        self.optimizer_g.step()
+        return self.config.adversarial * losses["adversarial"] + self.config.features * losses["features"]
 
     def state(self):
         weights = dict(_named("generator", self.generator)) | dict(_named("critic", self.critic))

@@ -21,7 +21,8 @@ WHOLE = [
 ]  # fmt: skip
 WANTED = {
     *THORACIC, *RIBS, *CHAMBERS, "heart", "inferior_vena_cava", "muscle", "subcutaneous_fat", "fat", "skin", "stomach", "kidney_left",
-    "kidney_right", "vertebrae_L1", "clavicula_left", "scapula_right", "costal_cartilages", "lung_vessels", "autochthon_left", "spinal_canal",
+    "kidney_right", "vertebrae_L1", "clavicula_left", "scapula_right", "costal_cartilages", "lung_vessels", "autochthon_left",
+    "spinal_canal",
 }  # fmt: skip
 # Milliliters in adults; organs that the field of view cuts are not listed.
 VOLUMES = {

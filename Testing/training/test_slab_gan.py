@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from CTSynthesisLib.networks.slab_critic import SlabCriticConfig
-from CTSynthesisLib.synthesis.condition import AIR, BODY, BONE, CHANNELS, CLASSES, LUNG, SOFT
+from CTSynthesisLib.synthesis.condition import BODY, BONE, CHANNELS, CLASSES, LUNG, SOFT
 from CTSynthesisLib.synthesis.hu_map import HUMap
 from CTSynthesisLib.training.slab_data import Case, Sampling, SlabSampler, blur
 from CTSynthesisLib.training.slab_gan import SlabGAN, SlabGANConfig
@@ -65,7 +65,9 @@ def test_granularity_is_mixed(a_sampler):
 
 def test_losses_against_values_by_hand():
     flat, raised = torch.zeros(1, 1, 32, 32), torch.full((1, 1, 32, 32), 0.25)
-    assert blurred_error(raised, flat) == pytest.approx(0.25)
+    assert blurred_error(raised, flat) == pytest.approx(0.25 - 0.1 / 2)  # above the knee: |e| - knee / 2
+    assert blurred_error(0.2 * raised, flat) == pytest.approx(0.05**2 / 2 / 0.1)  # below it: e² / 2 knee
+    assert blurred_error(raised, flat, weight=torch.tensor(0.5)) == pytest.approx(0.1)
     torch.manual_seed(0)
     grain = 0.1 * torch.randn(1, 1, 64, 64)
     assert spread_error(3 * grain, grain) == pytest.approx(np.log(3), abs=0.05)  # half the log ratio of energies
@@ -107,8 +109,14 @@ def test_state_resumes_where_it_stopped(a_sampler):
 
 def a_small_gan(seed=0):
     torch.manual_seed(seed)
-    return SlabGAN(SlabGANConfig(generator=SMALL, critic=SlabCriticConfig(width=(8, 12, 16, 16)), generator_rate=2e-3))
+    return SlabGAN(SlabGANConfig(generator=SMALL, critic=SlabCriticConfig(width=(8, 12, 16, 16)), generator_rate=2e-3, alone=0))
 
 
 def snapshot(module):
     return [float(p.detach().double().sum()) for p in module.parameters()]
+
+
+def test_losses_keep_full_precision_under_autocast():
+    image = torch.linspace(0.1, 0.2, 64).expand(1, 1, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert blurred_error(image + 1e-3, image) == pytest.approx(1e-6 / 0.2, rel=1e-2)
