@@ -67,18 +67,27 @@ class Condition:
 
 
 def planes(values, tissue, hu, known, scan: Scan, hu_map: HUMap, dtype=torch.float32):
-    """Condition planes (D, C, H, W) from label ``values`` (D, H, W) and per-value tables; and the expected HU map in network units."""
+    """Condition planes (D, C, H, W) from label ``values`` (D, H, W) and per-value tables; and the expected HU map in network units.
+
+    The latter is what the generator adds its residual to; it is blurred by a pixel, as a scanner would blur the borders.
+    """
     depth, height, width = values.shape
     result = torch.empty((depth, CHANNELS, height, width), dtype=dtype, device=values.device)
     kind = tissue[values][:, None]
     result[:, :CLASSES] = kind == torch.arange(CLASSES, device=values.device)[:, None, None]
-    expected = hu_map.to_network(hu)[values]
-    result[:, CLASSES] = expected
+    result[:, CLASSES] = hu_map.to_network(hu)[values]
     result[:, CLASSES + 1] = ((hu - 40) / 150).clamp(-2, 2)[values]
     result[:, CLASSES + 2] = known[values]
     result[:, CLASSES + 3] = borders(values)
     result[:, CLASSES + 4 :] = torch.tensor(scan.scalars(), device=values.device)[:, None, None]
-    return result, expected
+    return result, hu_map.to_network(_partial_volume(hu[values]))
+
+
+def _partial_volume(hu):
+    """HU (D, H, W) blurred in-plane by the taps (1, 2, 1) / 4."""
+    hu = torch.nn.functional.pad(hu[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0]
+    hu = (hu[:, :-2] + 2 * hu[:, 1:-1] + hu[:, 2:]) / 4
+    return (hu[:, :, :-2] + 2 * hu[:, :, 1:-1] + hu[:, :, 2:]) / 4
 
 
 def borders(values: torch.Tensor) -> torch.Tensor:

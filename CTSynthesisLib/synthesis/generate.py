@@ -118,7 +118,7 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         between(0.0)
         if card.kind == "habijan2022":
             engine = habijan.load(card, request.device)
-            hu = engine.generate(values, understood, between=between)
+            hu = engine.generate(values, understood, (axial.spacing[1], axial.spacing[0]), between=between)
         else:
             engine = mask_cgan.load(card, request.device)
             condition = _condition(values, understood, axial, request)

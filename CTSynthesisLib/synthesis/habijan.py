@@ -6,42 +6,71 @@ keep their proportion; what is generated in the margins is cut off again.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
+from ..anatomy import Understood, ancestors
 from ..errors import UnusableInput
+from ..modelstore import ModelCard, load_weights
 from ..networks.mask_unet import MaskUNet, MaskUNetConfig
-from ..volume import Geometry, LabelMap
+from .mask_cgan import choose_device, compute_dtype
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedHabijan:
-    """A trained generator, and what its channels and its [0, 1] mean."""
+class HabijanModel:
+    """A loaded generator, and what its mask channels and its [0, 1] mean."""
 
-    generator: MaskUNet
+    network: MaskUNet
     structures: tuple[str, ...]
     image_size: int
     hu_range: tuple[float, float]
+    device: str
+
+    def generate(
+        self,
+        values: np.ndarray,
+        understood: Iterable[Understood],
+        spacing: tuple[float, float] = (1.0, 1.0),
+        *,
+        between: Callable[[float], None] | None = None,
+    ) -> np.ndarray:
+        """CT of the label ``values`` (k, j, i) as int16 HU; slices must be axial, ``spacing`` is that of their rows and columns in mm.
+
+        ``between(fraction)`` is called after each slice and may raise to stop.
+
+        Raises
+        ------
+        UnusableInput
+            If no segment is one of the structures that the model was trained on.
+        """
+        labels = channel_labels(values, understood, self.structures)
+        if not labels.any():
+            raise UnusableInput(f"This model draws {', '.join(self.structures)} only, and no segment is one of them; choose another model.")
+        result = np.empty(values.shape, np.int16)
+        for k in range(len(labels)):
+            masks = one_hot(frame(labels[k : k + 1], spacing, self.image_size, labels=True), len(self.structures))
+            image = generate_slices(self.network, masks)[:, 0]
+            hounsfield = to_hounsfield(unframe(image, labels.shape[1:], spacing), self.hu_range)
+            result[k] = hounsfield[0].round().to(torch.int16).numpy()
+            if between:
+                between((k + 1) / len(labels))
+        return result
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> TrainedHabijan:
-    """Read ``model.json`` and ``model.safetensors``, as ``training.habijan2022.train`` writes them."""
-    folder = Path(folder)
-    try:
-        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        generator = MaskUNet(MaskUNetConfig(**card["generator"]))
-        generator.load_state_dict(load_file(folder / "model.safetensors"))
-        details = tuple(card["structures"]), int(card["image_size"]), tuple(card["hu_range"])
-    except Exception as error:  # each library has its own words for a damaged file
-        raise UnusableInput(f"{folder} holds no whole habijan2022 model ({error}); train one, or copy the folder again.") from error
-    return TrainedHabijan(generator.to(device, memory_format=torch.channels_last).eval(), *details)
+def load(card: ModelCard, device: str = "auto") -> HabijanModel:
+    """The model of ``card``, as ``training.habijan2022.train`` writes it, on ``device``."""
+    device = choose_device(device)
+    network = MaskUNet(MaskUNetConfig(**card.network["generator"]))
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    network.load_state_dict(counters | load_weights(card))
+    network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    for layer in (*network.down, *network.up):  # once here: autocast would convert all weights again for each slice
+        layer[0].to(compute_dtype(device))
+    return HabijanModel(network, tuple(card.network["structures"]), card.network["image_size"], tuple(card.hu_map["range"]), device)
 
 
 @torch.no_grad()
@@ -49,59 +78,20 @@ def generate_slices(generator: MaskUNet, masks: torch.Tensor) -> torch.Tensor:
     """Images (n, 1, H, W) in [0, 1] from ``masks`` (n, channels, H, W), with the stored statistics of batch norm, slice by slice."""
     training = generator.training
     generator.eval()
-    device = next(generator.parameters()).device
-    images = [generator(mask[None].to(device, torch.float32, memory_format=torch.channels_last)).cpu() for mask in masks]
+    first = next(generator.parameters())
+    images = [generator(mask[None].to(first.device, first.dtype, memory_format=torch.channels_last)).cpu() for mask in masks]
     generator.train(training)
     return torch.cat(images)
 
 
-def generate(
-    labelmap: LabelMap, trained: TrainedHabijan, *, names: dict | None = None, progress: Callable[[float], None] | None = None
-) -> np.ndarray:
-    """HU (k, j, i), int16, on the grid of ``labelmap``.
-
-    Raises
-    ------
-    UnusableInput
-        If no segment is one of the structures that the model was trained on.
-    """
-    labels = channel_labels(labelmap, trained.structures, names=names)
-    if not labels.any():
-        raise UnusableInput(f"No segment is one of the structures that this model knows ({', '.join(trained.structures)}).")
-    volume = np.empty(labelmap.array.shape, np.int16)
-    target, source = axial_view(volume, labelmap.geometry), axial_view(labels, labelmap.geometry)
-    spacing = slice_spacing(labelmap)
-    for k in range(len(source)):
-        framed = frame(source[k : k + 1], spacing, trained.image_size, labels=True)
-        image = generate_slices(trained.generator, one_hot(framed, len(trained.structures)))[:, 0]
-        hounsfield = to_hounsfield(unframe(image, source.shape[1:], spacing), trained.hu_range)
-        target[k] = hounsfield[0].round().to(torch.int16).numpy()
-        if progress:
-            progress((k + 1) / len(source))
-    return volume
-
-
-def channel_labels(labelmap: LabelMap, structures: Sequence[str], *, names: dict | None = None) -> np.ndarray:
+def channel_labels(values: np.ndarray, understood: Iterable[Understood], structures: Sequence[str]) -> np.ndarray:
     """uint8 (k, j, i): n + 1 where a segment is ``structures[n]`` or a part of it (a chamber is part of the heart), 0 elsewhere."""
-    from ..anatomy import ancestors, understand
-
-    table = np.zeros(int(max([labelmap.array.max(), *(segment.value for segment in labelmap.segments)])) + 1, np.uint8)
-    for item in understand(labelmap.segments, names=names):
+    understood = tuple(understood)
+    table = np.zeros(int(max([values.max(), *(item.segment.value for item in understood)])) + 1, np.uint8)
+    for item in understood:
         line = [item.structure.name, *(structure.name for structure in ancestors(item.structure))]
         table[item.segment.value] = next((structures.index(name) + 1 for name in line if name in structures), 0)
-    return table[labelmap.array]
-
-
-def axial_view(array: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """A view of ``array`` (k, j, i) as axial slices seen from the feet, however it is stored; writing to it writes to ``array``."""
-    axes, flips = geometry.anatomical_axes
-    return array.transpose(axes)[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
-
-
-def slice_spacing(volume) -> tuple[float, float]:
-    """Spacing (row, column) in mm of the axial slices of a Volume or LabelMap."""
-    axes, _ = volume.geometry.anatomical_axes
-    return tuple(float(volume.geometry.spacing[2 - axis]) for axis in axes[1:])
+    return table[values]
 
 
 def one_hot(labels: torch.Tensor, channels: int) -> torch.Tensor:

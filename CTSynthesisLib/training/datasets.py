@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..anatomy import structure as look_up
+from ..anatomy import understand
 from ..errors import UnusableInput
 from ..files import read_segmentation, read_volume
-from ..synthesis.habijan import axial_view, channel_labels, frame, one_hot, slice_spacing, to_unit
-from ..volume import LabelMap, Segment, Volume
+from ..synthesis.habijan import channel_labels, frame, one_hot, to_unit
+from ..volume import LabelMap, Segment, Volume, reorder
 
 # MM-WHS (Zhuang & Shen 2016; MICCAI 2017 challenge): abbreviation in paper 000, label value, our name
 MM_WHS = {
@@ -39,8 +41,6 @@ def structures_of(structure: str) -> tuple[str, ...]:
         return WHOLE_HEART
     if structure in MM_WHS:
         return (MM_WHS[structure][1],)
-    from ..anatomy import structure as look_up
-
     return (look_up(structure).name,)
 
 
@@ -110,11 +110,10 @@ class SlicePairs:
         self.slices_of: dict[str, int] = {}
         pairs = []
         for name, labelmap, path in read_cases(data):
-            labels = axial_view(channel_labels(labelmap, self.structures), labelmap.geometry)
+            labels, spacing = axial_labels(labelmap, self.structures)
             shown = np.flatnonzero(labels.any((1, 2)))
             if len(shown):
-                hounsfield = axial_view(_read_ct(path, labelmap).array, labelmap.geometry)[shown]
-                spacing = slice_spacing(labelmap)
+                hounsfield = reorder(_read_ct(path, labelmap).array, *labelmap.geometry.anatomical_axes)[shown]
                 framed = frame(hounsfield, spacing, image_size, outside=hu_range[0]).round().to(torch.int16)
                 pairs.append((framed, frame(labels[shown], spacing, image_size, labels=True)))
                 self.slices_of[name] = len(shown)
@@ -134,6 +133,13 @@ class SlicePairs:
         """Batch ``n`` of ``size`` pairs: all slices in random order, then all in another, and so on; no augmentation."""
         positions = range(n * size, (n + 1) * size)
         return self.pairs([int(self._order(position // len(self))[position % len(self)]) for position in positions])
+
+
+def axial_labels(labelmap: LabelMap, structures: Sequence[str]) -> tuple[np.ndarray, tuple[float, float]]:
+    """The channel of each voxel (see ``channel_labels``) as axial slices seen from the feet, and the spacing of rows and columns in mm."""
+    axes = labelmap.geometry.anatomical_axes
+    columns, rows, _ = labelmap.geometry.reordered(*axes).spacing
+    return reorder(channel_labels(labelmap.array, understand(labelmap.segments), structures), *axes), (float(rows), float(columns))
 
 
 def _read_ct(path: Path, labelmap: LabelMap) -> Volume:

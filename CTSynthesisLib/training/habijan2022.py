@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,14 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .. import RESOURCES
+from .. import RESOURCES, modelstore
 from ..files import read_segmentation
 from ..files.beside import written_beside
 from ..networks.mask_unet import MaskUNet, MaskUNetConfig
 from ..networks.patch_critic import PatchCritic, PatchCriticConfig
-from ..synthesis.habijan import axial_view, channel_labels, frame, generate_slices, one_hot, slice_spacing, to_hounsfield
+from ..synthesis.habijan import frame, generate_slices, one_hot, to_hounsfield
+from ..synthesis.mask_cgan import choose_device, compute_dtype
 from . import loop, losses
-from .datasets import SlicePairs, structures_of
+from .datasets import SlicePairs, axial_labels, structures_of
 from .pictures import draw_accuracy_curves, draw_loss_curves, draw_strip
 
 
@@ -45,14 +45,14 @@ class MaskConditionedGAN:
     preset : Habijan2022
     mask_channels : int
         Number of structures in the masks y.
-    device : torch.device
+    device : str
     precision : torch.dtype
         float32 as published, or bfloat16 for the convolutions where the hardware is faster with it; weights and losses stay float32.
     """
 
-    def __init__(self, preset: Habijan2022, mask_channels: int, device="cpu", precision: torch.dtype = torch.float32):
+    def __init__(self, preset: Habijan2022, mask_channels: int, device: str = "cpu", precision: torch.dtype = torch.float32):
         sizes = dict(mask_channels=mask_channels, filters=preset.filters, most_filters=8 * preset.filters)
-        self.preset, self.device, self.precision = preset, torch.device(device), precision
+        self.preset, self.device, self.precision = preset, device, precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(preset.seed)
             generator, critic = MaskUNet(MaskUNetConfig(**sizes)), PatchCritic(PatchCriticConfig(**sizes))
@@ -66,7 +66,7 @@ class MaskConditionedGAN:
     def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """One update of D, then one of G, from masks (B, channels, H, W) and images (B, 1, H, W) in [0, 1]."""
         self.y, self.x = (part.to(self.device, memory_format=torch.channels_last) for part in batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             self.optimize_parameters()
         return {
             "loss_D": self.loss_D.item(),
@@ -146,7 +146,7 @@ def train(
     data : path
         An MM-WHS folder, or one folder a case (see ``datasets.read_cases``).
     out : path
-        Gets the log and checkpoint of ``loop.run``, ``model.safetensors`` + ``model.json`` (for ``synthesis.habijan.load``),
+        Gets the log and checkpoint of ``loop.run``, ``habijan2022.safetensors`` and its card (for ``ctsynthesis generate --model``),
         ``losses.png``, ``accuracy.png``, ``strip.png`` (three of the training slices: it shows their CT), ``strip-sample.png`` (the
         bundled sample segmentation, where it has the structures) and ``samples/``: what the strips are made of.
     structure : str
@@ -166,11 +166,11 @@ def train(
     out = Path(out)
     if not resume:
         loop.refuse_to_overwrite(out)
-    device = _device(device)
+    device = choose_device(device)
     preset = replace(preset, seed=seed)
     structures = structures_of(structure)
     pairs = SlicePairs(data, structures, image_size=preset.image_size, hu_range=preset.hu_range, seed=preset.seed)
-    model = MaskConditionedGAN(preset, len(structures), device, _precision(device))
+    model = MaskConditionedGAN(preset, len(structures), device, compute_dtype(device))
     iterations = preset.iterations if iterations is None and minutes is None else iterations
     strips = _Strips(model, pairs, out / "samples", iterations or preset.iterations)
 
@@ -237,42 +237,32 @@ def sample_labels(pairs: SlicePairs, count: int = 3) -> torch.Tensor | None:
     if not path.exists():
         return None
     sample = read_segmentation(path)
-    labels = axial_view(channel_labels(sample, pairs.structures), sample.geometry)
+    labels, spacing = axial_labels(sample, pairs.structures)
     shown = np.flatnonzero(labels.any((1, 2)))
     if not len(shown):
         return None
     chosen = [shown[round((n + 1) / (count + 1) * (len(shown) - 1))] for n in range(count)]
-    return frame(labels[chosen], slice_spacing(sample), pairs.labels.shape[-1], labels=True)
+    return frame(labels[chosen], spacing, pairs.labels.shape[-1], labels=True)
 
 
 def _export(model: MaskConditionedGAN, structures, pairs: SlicePairs, done: int, out: Path):
-    """The generator alone, for inference, and what its channels and its [0, 1] mean."""
-    card = {
-        "name": "habijan2022",
-        "iterations": done,
-        "structures": list(structures),
-        "image_size": model.preset.image_size,
-        "hu_range": list(pairs.hu_range),
-        "generator": asdict(model.generator.config),
-        "preset": asdict(model.preset),
-        "slices": pairs.slices_of,
-    }
-    weights = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.generator.state_dict().items()}
-    with written_beside(out / "model.safetensors") as part:
-        save_file(weights, part)
-    with written_beside(out / "model.json") as part:
-        part.write_text(json.dumps(card, indent=1), encoding="utf-8")
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is faster: GPUs, and CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+    """The generator alone, as a model file with its card, for ``ctsynthesis generate --model``."""
+    # batch norm's counters say nothing that inference needs, and float16 cannot hold them
+    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
+    modelstore.save_model(
+        out,
+        weights,
+        name="habijan2022",
+        title="Habijan & Galić 2022",
+        kind="habijan2022",
+        version=f"{done} iterations",
+        description="Mask-conditioned patch GAN, as published: whole 256 × 256 slices, one at a time, without noise.",
+        network={
+            "generator": asdict(model.generator.config),
+            "structures": list(structures),
+            "image_size": model.preset.image_size,
+        },
+        hu_map={"range": list(model.preset.hu_range)},
+        training_data=[f"{case}: {count} slices" for case, count in pairs.slices_of.items()],
+        limits=["Slices do not know their neighbours.", "Everything outside its structures is guessed from where they lie."],
+    )

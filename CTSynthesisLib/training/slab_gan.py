@@ -18,17 +18,17 @@ from .slab_losses import blurred_error, feature_error, spread_error
 class SlabGANConfig:
     generator: SlabUNetConfig = field(default_factory=SlabUNetConfig)
     critic: SlabCriticConfig = field(default_factory=SlabCriticConfig)
-    generator_rate: float = 4e-4
+    generator_rate: float = 6e-4
     critic_rate: float = 3e-4
     betas: tuple[float, float] = (0.5, 0.99)
-    adversarial: float = 0.1  # weight of the least-squares term
-    features: float = 0.1
+    adversarial: float = 1.0  # weight of the least-squares term
+    features: float = 1.0
     blurred: float = 10.0
     unspecified: float = 0.2  # how much a voxel counts in it where the condition says no more than "body"; the critic judges those
     spread: float = 0.1
-    alone: int = 600  # iterations of the generator without the critic, which would only get in its way
-    warm_up: int = 400  # iterations after them over which the critic comes to count in full
-    average: float = 0.998  # of the generator's weights that ship
+    alone: int = 200  # iterations of the generator without the critic, which would only get in its way
+    warm_up: int = 300  # iterations after them over which the critic comes to count in full
+    average: float = 0.995  # of the generator's weights that ship
 
 
 class SlabGAN:

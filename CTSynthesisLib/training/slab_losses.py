@@ -9,14 +9,14 @@ from .slab_data import blur
 FLOOR = 2e-5  # square of about 2 HU of soft tissue in network units: finer grain than that does not count
 
 
-KNEE = 0.1  # network units, about 50 HU of soft tissue: below it errors count by their square
+KNEE = 0.5  # network units, about 270 HU of soft tissue: below it errors count by their square
 
 
 def blurred_error(fake, real, weight=None, sigma: float = 1.0):
     """Smooth L1 error of the blurred images: right Hounsfield values and borders, without punishing grain that cannot match.
 
-    Grain and what no condition tells stay below the knee, where their gradient is small; borders and bone lie above it. With plain L1
-    every unpredictable voxel pulls as hard as a wrong border, and the network learned nothing but each structure's median.
+    By their squares, grain and what no condition tells pull little, borders and bone much. With plain L1 every unpredictable voxel pulls
+    as hard as a wrong border, and for hundreds of iterations the network learned nothing but each structure's median.
     ``weight`` says how much each voxel counts.
     """
     error = F.smooth_l1_loss(blur(fake, sigma), blur(real, sigma), beta=KNEE, reduction="none")

@@ -1,15 +1,17 @@
 """From label maps to volumes with a habijan2022 generator, here an untrained one."""
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.modelstore import save_model
 from CTSynthesisLib.networks.mask_unet import MaskUNet, MaskUNetConfig
 from CTSynthesisLib.synthesis import habijan
+from CTSynthesisLib.synthesis.generate import Cancelled, generate
+from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment
 
 
@@ -23,17 +25,22 @@ def _one_thread():
 
 
 @pytest.fixture
-def a_model_folder(tmp_path):
+def a_model(tmp_path):
+    """Path of an untrained model for heart and aorta."""
     torch.manual_seed(0)
     config = dict(mask_channels=2, filters=2, most_filters=4)
     network = MaskUNet(MaskUNetConfig(**config))
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, 0, 1)  # so that masks show in the untrained images
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
-    card = {"generator": config, "structures": ["heart", "aorta"], "image_size": 128, "hu_range": [-1000.0, 1000.0]}
-    (tmp_path / "model.json").write_text(json.dumps(card))
-    return tmp_path
+    weights = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    details = {"generator": config, "structures": ["heart", "aorta"], "image_size": 128}
+    texts = dict(name="tiny", title="Tiny", kind="habijan2022", version="0", description="")
+    return save_model(tmp_path, weights, network=details, hu_map={"range": [-1000.0, 1000.0]}, **texts).path
+
+
+def draw(labelmap, model, **more):
+    return generate(labelmap, Request(model=model, outside="air", device="cpu"), **more).volume.array
 
 
 def labelmap(shape, spacing, name="heart"):
@@ -59,41 +66,42 @@ def test_unit_range_is_fixed_and_invertible():
     assert habijan.to_unit(torch.tensor([-3000.0, 2500.0]), (-1000, 1000)).tolist() == [0, 1]
 
 
-def test_draws_on_the_grid_of_the_label_map_however_it_is_stored(a_model_folder):
-    trained = habijan.load(a_model_folder)
+def test_draws_on_the_grid_of_the_label_map_however_it_is_stored(a_model):
     straight = labelmap((3, 48, 64), (1.0, 1.0, 2.0))
-    volume = habijan.generate(straight, trained)
+    volume = draw(straight, a_model)
     assert volume.dtype == np.int16 and volume.shape == (3, 48, 64) and volume.min() >= -1000 and volume.max() <= 1000
     # the same segmentation as a sagittal stack: k to the left, j to the feet, i to the back
     turned_matrix = straight.geometry.ijk_to_ras @ np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, -1, 0, 2], [0, 0, 0, 1]])
     turned = LabelMap(straight.array.transpose(2, 0, 1)[:, ::-1], Geometry((64, 3, 48), turned_matrix), straight.segments)
-    assert np.array_equal(habijan.axial_view(turned.array, turned.geometry), straight.array)
-    assert np.array_equal(habijan.generate(turned, trained), volume.transpose(2, 0, 1)[:, ::-1])
+    assert np.array_equal(draw(turned, a_model), volume.transpose(2, 0, 1)[:, ::-1])
 
 
-def test_each_structure_has_its_own_channel_and_parts_count_for_the_whole(a_model_folder):
-    trained = habijan.load(a_model_folder)
+def test_the_network_sees_masks_in_their_proportions_in_millimetres(a_model):
+    square, flat = labelmap((1, 64, 64), (1.0, 1.0, 2.0)), labelmap((1, 32, 64), (1.0, 2.0, 2.0))
+    assert np.abs(draw(square, a_model)[:, ::2].astype(float) - draw(flat, a_model)).mean() < 40  # the same slice, with half its rows
+
+
+def test_each_structure_has_its_own_channel_and_parts_count_for_the_whole(a_model):
     heart, chamber, aorta = (
-        habijan.generate(labelmap((1, 48, 48), (1.0, 1.0, 2.0), name), trained) for name in ("heart", "heart_ventricle_left", "aorta")
+        draw(labelmap((1, 48, 48), (1.0, 1.0, 2.0), name), a_model) for name in ("heart", "heart_ventricle_left", "aorta")
     )
     assert np.array_equal(heart, chamber) and not np.array_equal(heart, aorta)
 
 
-def test_tells_progress_after_each_slice(a_model_folder):
+def test_can_be_cancelled_between_slices(a_model):
     told = []
-    habijan.generate(labelmap((4, 32, 32), (1.0, 1.0, 2.0)), habijan.load(a_model_folder), progress=told.append)
-    assert told == [0.25, 0.5, 0.75, 1.0]
+    with pytest.raises(Cancelled):
+        draw(labelmap((4, 32, 32), (1.0, 1.0, 2.0)), a_model, progress=lambda *now: told.append(now), cancelled=lambda: len(told) > 5)
+    assert [stage for _, stage in told][-2:] == ["generating", "generating"]
 
 
-def test_a_segmentation_without_its_structures_is_refused(a_model_folder):
-    with pytest.raises(UnusableInput, match="heart, aorta"):
-        habijan.generate(labelmap((1, 48, 48), (1.0, 1.0, 2.0), "liver"), habijan.load(a_model_folder))
+def test_a_segmentation_without_its_structures_is_refused(a_model):
+    with pytest.raises(UnusableInput, match="heart, aorta only"):
+        draw(labelmap((1, 48, 48), (1.0, 1.0, 2.0), "liver"), a_model)
 
 
-def test_a_missing_or_damaged_model_is_named(a_model_folder):
-    weights = (a_model_folder / "model.safetensors").read_bytes()
-    (a_model_folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(UnusableInput, match="no whole habijan2022 model"):
-        habijan.load(a_model_folder)
-    with pytest.raises(UnusableInput, match="no whole habijan2022 model"):
-        habijan.load(a_model_folder / "nowhere")
+def test_a_damaged_model_is_named(a_model):
+    weights = Path(a_model).read_bytes()
+    Path(a_model).write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UnusableInput, match="tiny"):
+        draw(labelmap((1, 48, 48), (1.0, 1.0, 2.0)), a_model)

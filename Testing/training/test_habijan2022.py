@@ -1,14 +1,15 @@
 """The preset habijan2022: its numbers, its training step, and a tiny training from files to a model that draws."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
-from CTSynthesisLib.synthesis import habijan
+from CTSynthesisLib.modelstore import load_card
+from CTSynthesisLib.synthesis.generate import generate
+from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.training import loop, losses
 from CTSynthesisLib.training.habijan2022 import Habijan2022, MaskConditionedGAN, train
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment
@@ -100,14 +101,14 @@ def test_a_tiny_training_lowers_its_reconstruction_loss_and_draws_what_it_learne
     for picture in ("losses.png", "accuracy.png", "strip.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     assert sorted(path.stem for path in (out / "samples").iterdir()) == [f"{n:07d}" for n in (0, 6, 15, 30, 45, 60)]
-    card = json.loads((out / "model.json").read_text())
-    assert card["iterations"] == 60 and card["slices"] == {"ct_train_1001": 6, "ct_train_1002": 6}
+    card = load_card(str(out / "habijan2022.safetensors"))
+    assert card.version == "60 iterations" and card.training_data == ["ct_train_1001: 6 slices", "ct_train_1002: 6 slices"]
 
     geometry = Geometry.from_spacing((2, 64, 64), (1.0, 1.0, 1.0))
     labels = np.zeros((2, 64, 64), np.uint16)
     labels[:, 16:48, 16:48] = 9
-    drawn = habijan.generate(LabelMap(labels, geometry, (Segment(9, "heart_ventricle_left"),)), habijan.load(out))
-    assert drawn.dtype == np.int16 and drawn.shape == (2, 64, 64)
+    labelmap = LabelMap(labels, geometry, (Segment(9, "heart_ventricle_left"),))
+    drawn = generate(labelmap, Request(model=card.path, outside="air", device="cpu")).volume.array
     assert np.median(drawn[labels > 0]) - np.median(drawn[labels == 0]) > 500  # 1000 in the training images
 
 

@@ -65,9 +65,9 @@ def test_granularity_is_mixed(a_sampler):
 
 def test_losses_against_values_by_hand():
     flat, raised = torch.zeros(1, 1, 32, 32), torch.full((1, 1, 32, 32), 0.25)
-    assert blurred_error(raised, flat) == pytest.approx(0.25 - 0.1 / 2)  # above the knee: |e| - knee / 2
-    assert blurred_error(0.2 * raised, flat) == pytest.approx(0.05**2 / 2 / 0.1)  # below it: e² / 2 knee
-    assert blurred_error(raised, flat, weight=torch.tensor(0.5)) == pytest.approx(0.1)
+    assert blurred_error(4 * raised, flat) == pytest.approx(1 - 0.5 / 2)  # above the knee: |e| - knee / 2
+    assert blurred_error(raised, flat) == pytest.approx(0.25**2 / 2 / 0.5)  # below it: e² / 2 knee
+    assert blurred_error(raised, flat, weight=torch.tensor(0.5)) == pytest.approx(0.25**2 / 2)
     torch.manual_seed(0)
     grain = 0.1 * torch.randn(1, 1, 64, 64)
     assert spread_error(3 * grain, grain) == pytest.approx(np.log(3), abs=0.05)  # half the log ratio of energies
@@ -92,8 +92,8 @@ def test_a_step_moves_each_network_by_its_own_loss_only(a_sampler):
 def test_a_tiny_training_lowers_its_loss(a_sampler):
     gan = a_small_gan()
     losses = [gan.step(a_sampler(n)) for n in range(30)]
-    first, last = (np.mean([loss["spread"] + loss["blurred"] for loss in part]) for part in (losses[:5], losses[-5:]))
-    assert last < 0.8 * first
+    first, last = (np.mean([loss["spread"] for loss in part]) for part in (losses[:5], losses[-5:]))
+    assert last < 0.85 * first
 
 
 def test_state_resumes_where_it_stopped(a_sampler):
@@ -119,4 +119,4 @@ def snapshot(module):
 def test_losses_keep_full_precision_under_autocast():
     image = torch.linspace(0.1, 0.2, 64).expand(1, 1, 64, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert blurred_error(image + 1e-3, image) == pytest.approx(1e-6 / 0.2, rel=1e-2)
+        assert blurred_error(image + 1e-3, image) == pytest.approx(1e-6, rel=1e-2)
