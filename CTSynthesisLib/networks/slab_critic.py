@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 SLICES = 3
+DETAIL = 8.0  # amplifies what differs from the expected HU map; unamplified, the condition drowned it and the critic stayed at chance
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,19 @@ class SlabCriticConfig:
 
 
 class PatchCritic(nn.Module):
-    """Strided convolutions under spectral norm, then one decision a patch."""
+    """Strided convolutions with instance norm, then one decision a patch.
+
+    A critic may look at the whole image where the generator may not. Under spectral norm it learned too slowly to be of use.
+    """
 
     def __init__(self, inputs, width):
         super().__init__()
-        *strided, last = zip((inputs, *width[:-1]), width, strict=True)
-        layers = [nn.Conv2d(*channels, 4, stride=2, padding=1) for channels in strided]
-        layers.append(nn.Conv2d(*last, 3, padding=1))
-        self.layers = nn.ModuleList(spectral_norm(layer) for layer in layers)
-        self.decision = spectral_norm(nn.Conv2d(width[-1], 1, 3, padding=1))
+        self.layers = nn.ModuleList()
+        for n, (before, after) in enumerate(zip((inputs, *width[:-1]), width, strict=True)):
+            last = n == len(width) - 1
+            convolution = nn.Conv2d(before, after, 3, padding=1) if last else nn.Conv2d(before, after, 4, stride=2, padding=1)
+            self.layers.append(nn.Sequential(convolution, nn.InstanceNorm2d(after)) if n else convolution)
+        self.decision = nn.Conv2d(width[-1], 1, 3, padding=1)
 
     def forward(self, x):
         """Decisions (N, 1, h, w), and the features before them."""
@@ -44,16 +48,16 @@ class PatchCritic(nn.Module):
 
 
 class SlabCritic(nn.Module):
-    """``forward(slab, condition)``: ``slab`` (B, D, H, W) in network units and ``condition`` (B, D, C, H, W) to one entry a scale."""
+    """Decisions and features, one pair a scale, for ``slab`` and its ``expected`` HU map (B, D, H, W) and ``condition`` (B, D, C, H, W)."""
 
     def __init__(self, config: SlabCriticConfig | None = None):
         super().__init__()
         self.config = config = config or SlabCriticConfig()
-        self.critics = nn.ModuleList(PatchCritic(SLICES + config.condition_channels, config.width) for _ in range(config.scales))
+        self.critics = nn.ModuleList(PatchCritic(2 * SLICES + config.condition_channels, config.width) for _ in range(config.scales))
 
-    def forward(self, slab, condition):
-        triples = slab.unfold(1, SLICES, 1).permute(0, 1, 4, 2, 3)  # (B, D-2, 3, H, W)
-        x = torch.cat([triples, condition[:, 1:-1]], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    def forward(self, slab, expected, condition):
+        images = [part.unfold(1, SLICES, 1).permute(0, 1, 4, 2, 3) for part in (slab, DETAIL * (slab - expected))]  # (B, D-2, 3, H, W)
+        x = torch.cat([*images, condition[:, 1:-1]], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         results = []
         for critic in self.critics:
             results.append(critic(x))

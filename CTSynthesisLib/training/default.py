@@ -28,8 +28,9 @@ def train(data, out, *, recipe: DefaultRecipe | None = None, iterations=None, mi
           leave_out: tuple[str, ...] = (), threads: int | None = None, on_log=print) -> int:  # fmt: skip
     """Train the default model on every case under ``data`` except those named in ``leave_out``; returns the iterations made.
 
-    Checkpoints and ``log.jsonl`` go to ``out``; prepared cases to ``out/cases``. See :mod:`CTSynthesisLib.training.slab_data` for what a
-    case is, and :func:`CTSynthesisLib.training.loop.run` for resuming.
+    Checkpoints and ``log.jsonl`` go to ``out``, prepared cases to ``out/cases``, and in the end the model file ``default.safetensors``
+    with its card, for ``generate --model``. See :mod:`CTSynthesisLib.training.slab_data` for what a case is, and
+    :func:`CTSynthesisLib.training.loop.run` for resuming.
     """
     recipe = recipe or DefaultRecipe()
     if threads:
@@ -40,8 +41,11 @@ def train(data, out, *, recipe: DefaultRecipe | None = None, iterations=None, mi
     cases = load_cases(data, Path(out) / "cases", leave_out=leave_out)
     batches = SlabSampler(cases, recipe.sampling, recipe.hu_map, batch=recipe.batch, seed=recipe.seed)
     model = SlabGAN(recipe.gan, device)
-    return run(model, batches, out, iterations=iterations or recipe.iterations, minutes=minutes, resume=resume, log_every=20,
-               checkpoint_every=250, on_log=lambda n, figures: on_log(n, figures))  # fmt: skip
+    done = run(model, batches, out, iterations=iterations or recipe.iterations, minutes=minutes, resume=resume, log_every=20,
+               checkpoint_every=250, on_log=on_log)  # fmt: skip
+    export(out, out, recipe=recipe, title="Trained on own data", version=str(done), description=f"{done} iterations on {len(cases)} cases.",
+           training_data=[case.name for case in cases], command=f"ctsynthesis train default --data {data} --iterations {done}")  # fmt: skip
+    return done
 
 
 # 91 pixels of SlabUNet and one of the condition's border plane; Testing proves both by perturbation.

@@ -19,15 +19,15 @@ class SlabGANConfig:
     generator: SlabUNetConfig = field(default_factory=SlabUNetConfig)
     critic: SlabCriticConfig = field(default_factory=SlabCriticConfig)
     generator_rate: float = 6e-4
-    critic_rate: float = 3e-4
+    critic_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.99)
-    adversarial: float = 1.0  # weight of the least-squares term
-    features: float = 1.0
-    blurred: float = 10.0
+    adversarial: float = 0.05  # weight of the least-squares term
+    features: float = 0.1
+    blurred: float = 20.0
     unspecified: float = 0.2  # how much a voxel counts in it where the condition says no more than "body"; the critic judges those
-    spread: float = 0.1
+    spread: float = 0.05
     alone: int = 200  # iterations of the generator without the critic, which would only get in its way
-    warm_up: int = 300  # iterations after them over which the critic comes to count in full
+    warm_up: int = 200  # iterations after them over which the critic comes to count in full
     average: float = 0.995  # of the generator's weights that ship
 
 
@@ -66,8 +66,9 @@ class SlabGAN:
     def backward_critic(self, batch, losses):
         self.critic.requires_grad_(True)
         self.optimizer_d.zero_grad(set_to_none=True)
-        real = self.critic(batch["real"], batch["condition"])
-        fake = self.critic(batch["fake"].detach(), batch["condition"])
+        given = batch["expected"], batch["condition"]
+        real = self.critic(batch["real"], *given)
+        fake = self.critic(batch["fake"].detach(), *given)
         loss = sum(critic_loss(r[0].float(), f[0].float()) for r, f in zip(real, fake, strict=True)) / len(real)
         loss.backward()
         self.optimizer_d.step()
@@ -93,9 +94,10 @@ class SlabGAN:
     def _judged(self, batch, losses):
         """What the critic says: equation 3's adversarial term, and its features matched."""
         self.critic.requires_grad_(False)
+        given = batch["expected"], batch["condition"]
         with torch.no_grad():
-            real = self.critic(batch["real"], batch["condition"])
-        fake = self.critic(batch["fake"], batch["condition"])
+            real = self.critic(batch["real"], *given)
+        fake = self.critic(batch["fake"], *given)
         losses["adversarial"] = sum(adversarial_loss(f[0].float()) for f in fake) / len(fake)
         losses["features"] = sum(feature_error(f[1], r[1]) for f, r in zip(fake, real, strict=True)) / len(fake)
         return self.config.adversarial * losses["adversarial"] + self.config.features * losses["features"]

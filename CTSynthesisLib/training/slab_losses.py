@@ -36,7 +36,7 @@ def spread_error(fake, real, window: int = 9):
 def feature_error(fake, real):
     """Mean absolute difference of the critic's features over their mean size, mean over layers (Wang et al. 2018, pix2pixHD, eq. 4).
 
-    Spectral norm makes the features of deep layers small; the division gives each layer the same say.
+    The division gives each layer the same say.
     """
     errors = []
     for f, r in zip(fake, real, strict=True):
