@@ -65,12 +65,12 @@ def test_a_spelling_that_leads_to_two_structures_is_refused(monkeypatch):
     twin = {"name": "hepar", "title": "Twin", "tissue": "organ", "parent": "body"}
     twin |= dict.fromkeys(("layer", "code", "meaning", "other_codes", "synonyms"), "")
     monkeypatch.setattr(anatomy, "_rows", lambda table: rows(table) + ([twin] if table == "structures" else []))
-    anatomy.structures.cache_clear(), anatomy._names.cache_clear()
+    _forget_tables()
     try:
         with pytest.raises(ValueError, match="'hepar' leads to both liver and hepar"):
             anatomy._names()
     finally:
-        anatomy.structures.cache_clear(), anatomy._names.cache_clear()
+        _forget_tables()
 
 
 def test_names_are_given_once():
@@ -325,3 +325,9 @@ def test_finer_structures_and_what_lies_inside_others_are_deeper():
     for inner, outer in inside.items():
         assert depth(inner) > depth(outer), (inner, outer)
     assert anatomy.depth(anatomy.structure("liver")) == depth("liver")
+
+
+def _forget_tables():
+    """What anatomy keeps of its tables is made anew, all of it: a part would mix structures of two tables."""
+    for kept in (anatomy.structures, anatomy._names, anatomy._codes):
+        kept.cache_clear()

@@ -93,7 +93,7 @@ def test_a_tiny_training_lowers_its_loss(a_sampler):
     gan = a_small_gan()
     losses = [gan.step(a_sampler(n)) for n in range(30)]
     first, last = (np.mean([loss["spread"] for loss in part]) for part in (losses[:5], losses[-5:]))
-    assert last < 0.85 * first
+    assert last < 0.9 * first
 
 
 def test_state_resumes_where_it_stopped(a_sampler):
@@ -109,7 +109,7 @@ def test_state_resumes_where_it_stopped(a_sampler):
 
 def a_small_gan(seed=0):
     torch.manual_seed(seed)
-    return SlabGAN(SlabGANConfig(generator=SMALL, critic=SlabCriticConfig(width=(8, 12, 16, 16)), generator_rate=2e-3, alone=0))
+    return SlabGAN(SlabGANConfig(generator=SMALL, critic=SlabCriticConfig(width=(8, 12, 16, 16)), generator_rate=2e-3, alone=0, spread=0.5))
 
 
 def snapshot(module):
