@@ -86,7 +86,7 @@ def generate(
     check_memory(labelmap.array.size)
     assumptions = [u.note for u in understood if u.note]
     surroundings = _surroundings(labelmap, request, reference)
-    labels, sentence = _with_outline(labelmap, understood, request)
+    labels, sentence = _with_outline(labelmap, understood, request, draws_surroundings=card.kind == "habijan2022")
     assumptions += [sentence] if sentence else []
     assumptions += _outside_training(labelmap)
 
@@ -152,9 +152,12 @@ def _is_set(u: Understood, request: Request) -> bool:
     return u.segment.hu is not None or bool(request.hu) and bool({u.segment.name, u.structure.name} & set(request.hu))
 
 
-def _with_outline(labelmap: LabelMap, understood, request: Request):
-    """The labels with a body around them where there is none, and the sentence that says so."""
-    if request.outside == "air" or any(u.structure.name in OUTLINES for u in understood):
+def _with_outline(labelmap: LabelMap, understood, request: Request, draws_surroundings: bool):
+    """The labels with a body around them where there is none, and the sentence that says so.
+
+    A model that ``draws_surroundings`` by itself, from masks of a few structures, is not told of a body.
+    """
+    if draws_surroundings or request.outside == "air" or any(u.structure.name in OUTLINES for u in understood):
         return labelmap.array, ""
     inside = labelmap.array > 0
     body, sentence = derive_outline(inside, labelmap.geometry)
