@@ -7,15 +7,6 @@ from torch import nn
 from CTSynthesisLib.networks.mask_unet import MaskUNet, MaskUNetConfig
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks run faster on one thread than on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def a_mask():
     return (torch.rand(1, 7, 256, 256, generator=torch.Generator().manual_seed(1)) > 0.5).float()

@@ -7,15 +7,6 @@ from torch import nn
 from CTSynthesisLib.networks.patch_critic import PatchCritic, PatchCriticConfig
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks run faster on one thread than on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def a_critic():
     torch.manual_seed(0)

@@ -15,15 +15,6 @@ from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks run faster on one thread than on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def a_model(tmp_path):
     """Path of an untrained model for heart and aorta."""

@@ -17,15 +17,6 @@ from CTSynthesisLib.volume import Geometry, LabelMap, Segment
 TINY = Habijan2022(image_size=128, batch_size=2, filters=4, learning_rate=2e-3)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks run faster on one thread than on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def a_batch():
     generator = torch.Generator().manual_seed(5)
