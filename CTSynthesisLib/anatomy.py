@@ -312,6 +312,7 @@ def understand(
     phase: str = "plain",
     names: Mapping[str, str] | None = None,
     hu: Mapping[str, float] | None = None,
+    elsewhere: Iterable[str] = (),
 ) -> tuple[Understood, ...]:
     """What each segment is and the HU to draw it with.
 
@@ -323,6 +324,8 @@ def understand(
         The user's corrections: name of a segment (or its label value, as text) -> structure.
     hu : dict, optional
         HU by name (or label value) of a segment, or by structure: then also for the finer structures within it (``bone`` for all ribs).
+    elsewhere : iterable of str
+        Keys of ``hu`` that need match no segment, because they are of use elsewhere.
 
     Raises
     ------
@@ -334,7 +337,7 @@ def understand(
     segments = tuple(segments)
     hu = {key: _checked_hu(key, value) for key, value in (hu or {}).items()}
     names = names or {}
-    unused = set(names) | set(hu)
+    unused = set(names) | (set(hu) - set(elsewhere))
     mmwhs = _read_as_mmwhs(segments)
     results = []
     for segment in segments:

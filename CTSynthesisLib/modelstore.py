@@ -11,14 +11,16 @@ from . import RESOURCES
 from .errors import UnusableInput
 
 MODELS = RESOURCES / "Models"
+MEASURING = ("segmenter",)  # kinds of models that judge CT and draw none
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What is known of a model; ``NAME.json`` beside ``NAME.safetensors``.
 
-    ``kind`` says which engine runs it (``slab_gan`` or ``habijan2022``), ``network`` holds the generator's configuration, ``hu_map`` the
-    parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a voxel depends on.
+    ``kind`` says which engine runs it (``slab_gan`` or ``habijan2022``; ``segmenter`` measures and draws nothing), ``network`` holds the
+    network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a
+    voxel depends on.
     """
 
     name: str
@@ -38,6 +40,11 @@ class ModelCard:
     speed: dict = field(default_factory=dict)
     limits: list = field(default_factory=list)
     path: str = field(default="", compare=False)  # of the weights; not part of the file
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model draws CT."""
+        return self.kind not in MEASURING
 
     def check(self) -> bytes:
         """The weights file's content, if it is whole.

@@ -103,12 +103,13 @@ def test_without_flags_the_request_is_the_default_one():
 
 def test_every_field_of_the_request_has_a_flag_that_sets_it():
     given = {"model": "other", "seed": 7, "hu": {"liver": 110.0, "my=organ": -5.5}, "phase": "portal", "noise": 12.5, "kernel": "sharp",
-             "thickness": 3.0, "outside": "air", "device": "cpu"}  # fmt: skip
+             "sharpness": 0.65, "thickness": 3.0, "slice_correlation": 0.4, "inside": "plain", "outside": "air",
+             "device": "cpu"}  # fmt: skip
     assert set(given) == {field.name for field in fields(Request)}
     argv = []
     for name, value in given.items():
         words = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [str(value)]
-        argv += [f"--{name}", *words]
+        argv += ["--" + name.replace("_", "-"), *words]
     assert parsed(*argv) == Request(**given)
 
 
@@ -214,6 +215,33 @@ def test_another_grid_by_spacing_and_by_example(ctsynthesis, a_segmentation, tmp
     np.testing.assert_allclose(coarse.geometry.spacing, (9, 9, 12), rtol=1e-6)
     ctsynthesis("generate", a_segmentation, "-o", tmp_path / "like.nrrd", "--like", tmp_path / "coarse.nii.gz")
     assert read_volume(tmp_path / "like.nrrd").geometry.agrees_with(coarse.geometry)
+
+
+def test_match_takes_from_a_scan_what_the_flags_leave_open(generated, ctsynthesis, a_segmentation, tmp_path):
+    """The scan is a synthetic CT; its DICOM series gives the same."""
+    scan = read_volume(generated[0] / "ct.nrrd").array
+    labels = read_segmentation(a_segmentation)
+    aorta = next(segment for segment in labels.segments if segment.name == "aorta")
+    requests = []
+    for source in ("ct.nrrd", "series"):
+        report = tmp_path / f"{source}.json"
+        printed = ctsynthesis(
+            "generate", a_segmentation, "-o", tmp_path / "ct.nrrd", "--match", generated[0] / source, "--hu", "heart=77", "--noise", 9,
+            "--report", report,
+        )  # fmt: skip
+        assert "matched to" in printed.out and "thickness" in printed.err
+        requests.append(json.loads(report.read_text())["request"])
+    one, other = requests
+    assert one["hu"]["heart"] == 77 and one["noise"] == 9 and 0 <= one["sharpness"] <= 1.5
+    assert one["hu"]["aorta"] == pytest.approx(np.median(scan[labels.mask(aorta)]), abs=10)
+    assert one["thickness"] == other["thickness"] == 10.0 and one["hu"] == other["hu"]
+
+
+def test_a_request_out_of_range_is_refused_in_a_sentence(capfd, a_segmentation, tmp_path):
+    for flag, value in (("--sharpness", "1.7"), ("--slice-correlation", "-0.1")):
+        assert main(["generate", str(a_segmentation), "-o", str(tmp_path / "ct.nrrd"), f"{flag}={value}"]) == 2
+        assert value in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_hounsfield_value_and_a_correction_reach_the_volume(ctsynthesis, a_segmentation, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from CTSynthesisLib.errors import UnusableInput
-from CTSynthesisLib.volume import Geometry, LabelMap, Segment, geometry_of, resample, to_sitk
+from CTSynthesisLib.volume import Geometry, LabelMap, Segment, geometry_of, resample, resample_labels, to_sitk
 from Testing.geometries import GRIDS, SHAPE, grid, rotation
 
 
@@ -161,6 +161,56 @@ def test_labels_keep_their_values_and_outside_is_filled():
     assert np.array_equal(result[3:9, 3:9, 3:9], array) and set(np.unique(result)) == {0, 700} and result.dtype == np.uint16
     air = resample(array.astype(np.int16), source, wide, outside=-1000)
     assert air[0, 0, 0] == -1000 and air[5, 5, 5] == 700
+
+
+def two_balls(geometry):
+    """A ball of radius 26 mm with another, of 20 mm, inside it; straight from the formula on any grid."""
+    k, j, i = np.indices(geometry.shape)
+    world = np.einsum("rc,ckji->rkji", geometry.ijk_to_ras[:3], np.stack([i, j, k, np.ones_like(i)]))
+    radius = np.sqrt(((world - np.array([-43.0, -44.0, 29.0])[:, None, None, None]) ** 2).sum(axis=0))
+    return np.where(radius < 20, 2, np.where(radius < 26, 700, 0)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("finer", [(1.0, 1.0, 1.0), (1.0, 1.0, 5.0), (3.0, 3.0, 1.25)])
+def test_labels_on_a_finer_grid_lose_the_stairs(finer):
+    source = Geometry.from_spacing((12, 30, 30), (3, 3, 5))
+    target = source.with_spacing(finer)
+    coarse, wanted = two_balls(source), two_balls(target)
+    result = resample_labels(coarse, source, target)
+    assert result.dtype == np.uint16 and set(np.unique(result)) == {0, 2, 700}
+    wrong, wrong_stairs = (result != wanted).mean(), (resample(coarse, source, target, labels=True) != wanted).mean()
+    assert wrong < 0.9 * wrong_stairs
+    for value in (2, 700):
+        assert (result == value).sum() == pytest.approx((wanted == value).sum(), rel=0.06)
+
+
+def test_labels_on_a_finer_turned_grid():
+    source = Geometry.from_spacing((12, 30, 30), (3, 3, 5))
+    turned = grid(rotation(25, 15), (1.2, 1.4, 1.7), (0, 0, 0), shape=(60, 60, 60))
+    move = np.eye(4)
+    move[:3, 3] = source.ijk_to_ras[:3] @ [15, 15, 6, 1] - turned.ijk_to_ras[:3] @ [30, 30, 30, 1]  # centre upon centre
+    target = turned.transformed(move)
+    coarse, wanted = two_balls(source), two_balls(target)
+    inside = resample(np.ones(source.shape, np.float32), source, target) > 0.5
+    assert not resample_labels(coarse, source, target)[~inside].any()
+    wrong = (resample_labels(coarse, source, target) != wanted)[inside].mean()
+    assert 0 < wrong < 0.8 * (resample(coarse, source, target, labels=True) != wanted)[inside].mean()
+
+
+def test_labels_at_the_border_and_one_voxel_thin_ones_survive_a_finer_grid():
+    array = np.zeros((6, 8, 8), np.uint8)
+    array[0], array[3:, 4, 4] = 1, 2  # a slice at the end of the grid, a line
+    source = Geometry.from_spacing(array.shape, (2, 2, 2))
+    result = resample_labels(array, source, source.with_spacing((1, 1, 1)))
+    assert (result[:2] == 1).all() and (result == 2).any(axis=(1, 2))[7:].all()
+    full = np.full(array.shape, 3, np.uint8)
+    assert (resample_labels(full, source, source.with_spacing((1, 1, 1))) == 3).all()
+
+
+def test_labels_on_a_coarser_grid_are_those_of_the_nearest_voxel():
+    source = Geometry.from_spacing((12, 30, 30), (3, 3, 5))
+    target = source.with_spacing((6, 5, 7))
+    assert np.array_equal(resample_labels(two_balls(source), source, target), resample(two_balls(source), source, target, labels=True))
 
 
 # -- label maps ------------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 
 from ..errors import UnusableInput
 from . import request as flags
@@ -29,6 +30,11 @@ def add_arguments(parser):
     grid.add_argument("--spacing", metavar="X,Y,Z", help="voxel spacing of the output in mm")
     grid.add_argument("--like", metavar="VOLUME", help="a volume whose grid the output gets")
     parser.add_argument("--reference", metavar="CT", help="CT for --outside reference, and the series that an RTSTRUCT or SEG was drawn on")
+    parser.add_argument(
+        "--match", metavar="CT",
+        help="CT (file or DICOM folder) of the same patient or scanner: whatever the request leaves open of HU, noise, sharpness, "
+        "slice thickness and slice correlation is taken from it",
+    )  # fmt: skip
     more = parser.add_argument_group("further output")
     more.add_argument("--dicom", metavar="DIR", help="also write a DICOM CT series into this new or empty folder")
     more.add_argument("--dicom-seg", action="store_true", help="with --dicom: also the segmentation as DICOM SEG, DIR/segmentation.dcm")
@@ -51,6 +57,7 @@ def run(args):
     started = time.perf_counter()
     labelmap = read_segmentation(args.segmentation, labels=table, reference=args.reference)
     reference = read_volume(args.reference) if request.outside == "reference" else None
+    scan = read_volume(args.match) if args.match else None
     labelmap = on_grid(labelmap, spacing=args.spacing, like=args.like)
 
     if args.dicom:
@@ -64,7 +71,13 @@ def run(args):
         picture_path = outputs.file(args.preview, (".png",)) if args.preview else None
         from ..synthesis.generate import generate  # torch: only now that the input is known to be good
 
+        matched = ()
+        if scan:
+            from ..synthesis.match import match
+
+            request, matched = match(labelmap, scan, request, names=names)
         result = generate(labelmap, request, names=names, reference=reference, progress=progress_line())
+        result = replace(result, assumptions=(*matched, *result.assumptions))
         write_volume(result.volume, volume_path)
         if series:
             write_ct_series(result.volume, series, provenance=result.volume.metadata)
@@ -78,8 +91,12 @@ def run(args):
         if picture_path:
             three_planes(result.volume, labelmap, picture_path, title=f"{request.model} model,  seed {request.seed}")
     note(labelmap, result.assumptions)
+    if scan:
+        note(scan)
     print(as_text(rows, at_most=TABLE_ROWS))
     slices, height, width = result.volume.geometry.shape
+    if scan:
+        print(f"\nmatched to {args.match}: {scanned(request)}")
     print(f"\n{args.output}: {width} x {height} x {slices} voxels, {result.device}, {time.perf_counter() - started:.1f} s")
 
 
@@ -87,7 +104,7 @@ def on_grid(labelmap, *, spacing=None, like=None):
     """``labelmap`` brought to the grid that the user asked for."""
     from ..files import read_volume
     from ..synthesis.memory import check_memory
-    from ..volume import LabelMap, resample
+    from ..volume import LabelMap, resample_labels
 
     if spacing:
         geometry = labelmap.geometry.with_spacing(_three_numbers(spacing))
@@ -96,10 +113,17 @@ def on_grid(labelmap, *, spacing=None, like=None):
     else:
         return labelmap
     check_memory(math.prod(geometry.shape))
-    array = resample(labelmap.array, labelmap.geometry, geometry, labels=True)
+    array = resample_labels(labelmap.array, labelmap.geometry, geometry)
     if not array.any():
         raise UnusableInput(f"The segmentation does not overlap the grid of '{like or spacing}'; choose a volume of the same patient.")
     return LabelMap(array, geometry, labelmap.segments, labelmap.metadata)
+
+
+def scanned(request) -> str:
+    """How the request says the CT is scanned, as in "noise 12 HU, sharpness 0.41"; what it leaves open is left out."""
+    texts = (("noise", "noise {:.3g} HU"), ("kernel", "kernel {}"), ("sharpness", "sharpness {:.2f}"),
+             ("thickness", "slices {:.3g} mm thick"), ("slice_correlation", "slice correlation {:.2f}"))  # fmt: skip
+    return ", ".join(text.format(value) for name, text in texts if (value := getattr(request, name)) is not None)
 
 
 def facts(result, request) -> dict:

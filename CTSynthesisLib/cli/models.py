@@ -19,5 +19,7 @@ def run(args):
             print(f"{card.name}: the weights are what their card says (SHA-256 {card.sha256[:16]}…)")
         else:
             print(f"{card.name} {card.version}  ({card.bytes / 1e6:.1f} MB)  {card.title}\n  {card.description}")
+            if not card.generates:
+                print("  It measures CT and generates none.")
             for limit in card.limits:
                 print(f"  - {limit}")

@@ -11,8 +11,10 @@ from ..errors import UnusableInput
 from ..synthesis import request as request_module
 from ..synthesis.request import Request
 
-CHOICES = {"phase": request_module.PHASES, "outside": request_module.OUTSIDE, "device": request_module.DEVICES, "kernel": ("soft", "sharp")}
-UNITS = {"noise": "HU", "thickness": "MM", "seed": "N", "model": "NAME|FILE", "hu": "NAME=HU"}
+CHOICES = {"phase": request_module.PHASES, "inside": request_module.INSIDE, "outside": request_module.OUTSIDE,
+           "device": request_module.DEVICES, "kernel": ("soft", "sharp")}  # fmt: skip
+UNITS = {"noise": "HU", "sharpness": "0-1.5", "thickness": "MM", "slice_correlation": "0-1", "seed": "N", "model": "NAME|FILE",
+         "hu": "NAME=HU"}  # fmt: skip
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,8 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         kind = {"int": int, "float": float}.get(field.type.split(" | ")[0], str)
         default = "" if field.default is None else f" (default: {field.default})"
-        group.add_argument(f"--{field.name}", type=kind, default=field.default, metavar=metavar, help=texts[field.name] + default)
+        flag = "--" + field.name.replace("_", "-")
+        group.add_argument(flag, type=kind, default=field.default, metavar=metavar, help=texts[field.name] + default)
 
 
 def request_from(args: argparse.Namespace) -> Request:

@@ -18,7 +18,7 @@ DETAIL = 8.0  # amplifies what differs from the expected HU map; unamplified, th
 
 @dataclass(frozen=True)
 class SlabCriticConfig:
-    condition_channels: int = 18
+    condition_channels: int = 20
     width: tuple[int, ...] = (48, 96, 192, 256)
     scales: int = 2
 

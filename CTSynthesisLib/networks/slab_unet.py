@@ -20,8 +20,9 @@ MIXED_GOING_UP = (1,)
 
 @dataclass(frozen=True)
 class SlabUNetConfig:
-    condition_channels: int = 18  # what synthesis.condition makes of a label map
-    noise_channels: int = 2
+    condition_channels: int = 20  # what synthesis.condition makes of a label map
+    noise_channels: int = 2  # that it sees
+    grain_channels: int = 5  # whose amplitudes it sets
     width: tuple[int, ...] = (24, 48, 96, 192, 256)  # channels at 1, 1/2, 1/4, 1/8 and 1/16 of the resolution
 
     @property
@@ -68,8 +69,8 @@ class SlabUNet(nn.Module):
     """Condition and noise in, residual over the expected HU map out.
 
     ``forward(condition, noise)`` takes ``condition`` (B, D, C, H, W) and ``noise`` (B, D, N, H, W) with H and W multiples of
-    ``config.stride``, and returns two maps (B, D, H, W): the residual in network units, and the logarithm of the amplitude with which the
-    first noise channel is added to it.
+    ``config.stride``. It returns the residual in network units (B, D, H, W), and the logarithms of the amplitudes with which the grain
+    of each band is added to it (B, D, G, H, W).
     """
 
     def __init__(self, config: SlabUNetConfig | None = None):
@@ -85,7 +86,7 @@ class SlabUNet(nn.Module):
         self.mix_down = nn.ModuleList(SliceMix(w[n]) for n in MIXED_GOING_DOWN)
         self.mix_up = nn.ModuleList(SliceMix(w[n]) for n in MIXED_GOING_UP)
         self.last = Conv(w[0], w[0], norm=False)
-        self.head = nn.Conv2d(w[0], 2, 3, padding=1)
+        self.head = nn.Conv2d(w[0], 1 + config.grain_channels, 3, padding=1)
         self._initialise()
 
     def _initialise(self):
@@ -98,7 +99,7 @@ class SlabUNet(nn.Module):
             for mix in (*self.mix_down, *self.mix_up):
                 mix.mix.weight *= 0.3
         nn.init.zeros_(self.head.weight)  # an untrained network adds nothing but faint grain
-        nn.init.constant_(self.head.bias[1:], -3.5)
+        nn.init.constant_(self.head.bias[1:], -4.5)
 
     def forward(self, condition, noise):
         batch, depth = condition.shape[:2]
@@ -117,6 +118,5 @@ class SlabUNet(nn.Module):
                 x = self.mix_up[MIXED_GOING_UP.index(n)](x, depth)
         x = self.last(x)  # (B·D, width[0], H, W)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would step by several HU
-            residual, amplitude = F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1).unbind(1)
-        shape = (batch, depth, *residual.shape[-2:])
-        return residual.reshape(shape), amplitude.clamp(-7, 0).reshape(shape)
+            maps = F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1).unflatten(0, (batch, depth))
+        return maps[:, :, 0], maps[:, :, 1:].clamp(-8, 0)

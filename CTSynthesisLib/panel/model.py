@@ -18,11 +18,11 @@ class ModelSelector:
 
     def __init__(self, selector, description, cards, chosen):
         self._selector, self._description, self._chosen = selector, description, chosen
-        self._cards = {card.name: card for card in cards}
-        for card in cards:
+        self._cards = {card.name: card for card in cards if card.generates}
+        for card in self._cards.values():
             selector.addItem(card.title, card.name)
-        selector.enabled = bool(cards)
-        selector.toolTip = _("The model that draws the CT.") if cards else self.problem(None)
+        selector.enabled = bool(self._cards)
+        selector.toolTip = _("The model that draws the CT.") if self._cards else self.problem(None)
         selector.connect("currentIndexChanged(int)", self._on_changed)
         self._describe()
 

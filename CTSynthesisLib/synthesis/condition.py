@@ -22,17 +22,19 @@ CLASS_OF_TISSUE = {
 }  # fmt: skip
 BODY_HU = 20.0  # given for the interior that nobody specified; the network knows that it says nothing
 CLASSES = 8
-SCALARS = 6
+SCALARS = 8
 CHANNELS = CLASSES + 4 + SCALARS
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What is known of the scan as a whole. ``noise`` in HU and ``sharpness`` (0 soft, 1 sharp) may be None: unknown."""
+    """What is known of the scan as a whole; ``noise`` (HU), ``sharpness`` and ``slice_correlation`` are those of
+    :class:`~CTSynthesisLib.synthesis.scan_quality.ScanQuality`, or None: unknown."""
 
     spacing: tuple[float, float, float]  # (i, j, k) mm
     noise: float | None = None
     sharpness: float | None = None
+    slice_correlation: float | None = None
 
     def scalars(self) -> list[float]:
         in_plane = (self.spacing[0] * self.spacing[1]) ** 0.5
@@ -43,6 +45,8 @@ class Scan:
             float(self.noise is not None),
             0.0 if self.sharpness is None else self.sharpness,
             float(self.sharpness is not None),
+            0.0 if self.slice_correlation is None else self.slice_correlation,
+            float(self.slice_correlation is not None),
         ]
 
 

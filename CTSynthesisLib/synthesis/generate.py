@@ -12,7 +12,7 @@ from .. import __version__
 from ..anatomy import Understood, understand
 from ..errors import SynthesisFailed, UnusableInput
 from ..modelstore import ModelCard, load_card
-from ..volume import AIR_HU, LabelMap, Volume, reorder, resample, restore
+from ..volume import AIR_HU, Geometry, LabelMap, Segment, Volume, reorder, resample, restore
 from .memory import check_memory
 from .outline import OUTLINES, derive_outline
 from .request import Request
@@ -22,6 +22,10 @@ TRAINED_SLICES = (0.7, 6.0)  # mm
 NOISE_HU = 12.0  # of a routine body CT, where the request does not say
 SHARPNESS = {"soft": 0.25, None: 0.4, "sharp": 0.8}
 FEATHER_MM = 2.0  # over which a generated segment fades into the reference CT around it
+
+
+FILLED = ("bowel_gas", "lungs", "fat", "soft_tissue", "blood", "bone", "lung_vessels")  # what may be filled in; "hu" may name them
+VESSELS = ("lung_vessels", "lung_arteries", "lung_veins")
 
 
 class Cancelled(Exception):
@@ -77,12 +81,14 @@ def generate(
     report = progress or (lambda fraction, stage: None)
     report(0.0, "reading the segmentation")
     present = set(np.unique(labelmap.array).tolist())
-    understood = tuple(
-        u for u in understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu) if u.segment.value in present
-    )
+    filled = FILLED if request.inside == "anatomy" else ()
+    everything = understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu, elsewhere=filled)
+    understood = tuple(u for u in everything if u.segment.value in present)
     if not understood:
         raise UnusableInput("The segmentation is empty: no voxel belongs to any segment; paint something first.")
     card = load_card(request.model)
+    if not card.generates:
+        raise UnusableInput(f"The model '{card.name}' measures CT and generates none; choose a model that does, for example default.")
     check_memory(labelmap.array.size)
     assumptions = [u.note for u in understood if u.note]
     surroundings = _surroundings(labelmap, request, reference)
@@ -96,7 +102,8 @@ def generate(
             raise Cancelled("Generating was cancelled.")
 
     report(0.05, "loading the model")
-    hu, device = _run(card, labels, labelmap.geometry, understood, request, between)
+    hu, device, sentences = _run(card, labels, labelmap.geometry, understood, request, between)
+    assumptions += sentences
     report(0.95, "finishing")
     if surroundings is not None:
         hu = _blend(hu, surroundings, labelmap)
@@ -106,7 +113,7 @@ def generate(
 
 
 def _run(card: ModelCard, labels, geometry, understood, request: Request, between):
-    """HU (k, j, i) int16 on ``geometry``, and the device. The network sees axial slices, whichever way the grid lies."""
+    """HU (k, j, i) int16 on ``geometry``, the device, and what was assumed. The network sees axial slices, whichever way the grid lies."""
     try:
         from . import habijan, mask_cgan
     except ModuleNotFoundError as error:
@@ -117,14 +124,13 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         values = np.ascontiguousarray(reorder(labels, axes, flips))
         between(0.0)
         if card.kind == "habijan2022":
-            engine = habijan.load(card, request.device)
+            engine, sentences = habijan.load(card, request.device), []
             hu = engine.generate(values, understood, (axial.spacing[1], axial.spacing[0]), between=between)
         else:
             engine = mask_cgan.load(card, request.device)
-            condition = _condition(values, understood, axial, request)
-            overlap = (request.thickness or axial.spacing[2]) / axial.spacing[2]
-            hu = engine.generate(condition, axial.lattice_origin(), seed=request.seed, overlap=overlap, between=between)
-        return np.ascontiguousarray(restore(hu, axes, flips)), engine.device
+            condition, sentences = condition_of(values, understood, axial, request)
+            hu = engine.generate(condition, axial.lattice_origin(), seed=request.seed, between=between)
+        return np.ascontiguousarray(restore(hu, axes, flips)), engine.device, sentences
     except MemoryError as error:
         raise SynthesisFailed("Memory ran out while generating; close other programs or generate a smaller part.") from error
     except RuntimeError as error:
@@ -133,19 +139,69 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         raise
 
 
-def _condition(values, understood, geometry, request: Request):
-    from .condition import AIR, BODY, BODY_HU, CLASS_OF_TISSUE, Condition, Scan
+def condition_of(values, understood, geometry: Geometry, request: Request):
+    """The condition of axial label ``values`` (k, j, i), and sentences on what was filled in.
+
+    Unspecified interior and lungs without vessels are filled in first, unless the request says ``plain``.
+    """
+    from .condition import AIR, BODY, BODY_HU, CLASS_OF_TISSUE, Condition
 
     size = int(values.max()) + 1
     tissue, hu, known = np.full(size, BODY, np.int64), np.full(size, BODY_HU, np.float32), np.zeros(size, bool)
     tissue[0], hu[0], known[0] = AIR, AIR_HU, True
     for u in understood:
-        tissue[u.segment.value] = kind = CLASS_OF_TISSUE[u.structure.tissue]
-        if kind != BODY or _is_set(u, request):
-            hu[u.segment.value] = u.mean_hu
-            known[u.segment.value] = u.how != "not understood" or _is_set(u, request)
+        if u.segment.value < size:
+            tissue[u.segment.value] = kind = CLASS_OF_TISSUE[u.structure.tissue]
+            if kind != BODY or _is_set(u, request):
+                hu[u.segment.value] = u.mean_hu
+                known[u.segment.value] = u.how != "not understood" or _is_set(u, request)
+    sentences = []
+    if request.inside == "anatomy":
+        values, tissue, hu, known, sentences = _fill(values, tissue, hu, known, understood, geometry, request)
+    return Condition(values, tissue, hu, known, _scan(geometry, request)), sentences
+
+
+def _fill(values, tissue, hu, known, understood, geometry: Geometry, request: Request):
+    """Labels and tables with the unspecified interior filled by tissues, and lungs that have none by vessels."""
+    from .completion import GUESSES, complete
+    from .condition import BLOOD, BODY, LUNG
+    from .lung_vessels import grow_vessels
+
+    sentences = []
+    fresh = len(tissue)  # label values from here on are ours: the guessed tissues, then vessels
+    expected = [u.mean_hu for u in understand([Segment(n + 1, name) for n, name in enumerate(FILLED)], phase=request.phase,
+                                              hu={k: v for k, v in (request.hu or {}).items() if k in FILLED})]  # fmt: skip
+    told = [name in (request.hu or {}) for name in FILLED]
+    values = values.astype(np.uint16)
+    open_share = (tissue == BODY)[values].sum() / max((values > 0).sum(), 1)
+    if open_share > 0:
+        contrast = request.phase != "plain" or bool((hu[tissue == BLOOD] > 100).any())
+        guess = complete(load_card("completion"), values, tissue, hu, geometry, seed=request.seed, contrast=contrast)
+        for n, kind in enumerate(GUESSES):
+            values[guess == kind] = fresh + n
+        if open_share > 0.01:
+            sentences.append(f"No segment says what {open_share:.0%} of the body holds; plausible tissues were filled in there.")
+    tissue = np.concatenate([tissue, GUESSES, [BLOOD]])
+    hu = np.concatenate([hu, expected]).astype(np.float32)
+    known = np.concatenate([known, told])
+    if not any(u.structure.name in VESSELS for u in understood):
+        lungs = (tissue == LUNG)[values]
+        vessels = grow_vessels(lungs, geometry, request.seed) if lungs.any() else lungs
+        if vessels.any():
+            values[vessels] = len(tissue) - 1
+            sentences.append("The lungs came without vessels; plausible ones were grown.")
+    return values, tissue, hu, known, sentences
+
+
+def _scan(geometry: Geometry, request: Request):
+    from .condition import Scan
+
     noise = NOISE_HU if request.noise is None else request.noise
-    return Condition(values, tissue, hu, known, Scan(tuple(geometry.spacing), noise, SHARPNESS[request.kernel]))
+    sharpness = SHARPNESS[request.kernel] if request.sharpness is None else request.sharpness
+    shared = request.slice_correlation
+    if shared is None and request.thickness is not None:  # of two box-shaped slices that overlap
+        shared = max(0.0, 1 - geometry.spacing[2] / request.thickness)
+    return Scan(tuple(geometry.spacing), noise, sharpness, shared)
 
 
 def _is_set(u: Understood, request: Request) -> bool:

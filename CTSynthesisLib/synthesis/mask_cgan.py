@@ -14,7 +14,7 @@ from ..networks.slab_unet import SlabUNet, SlabUNetConfig
 from .blocks import VOXELS_AT_ONCE, blocks
 from .condition import Condition
 from .hu_map import HUMap
-from .noise import CELL, lattice_noise
+from .noise import CELL, SEEN, add_grain, lattice_noise
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,13 @@ class MaskCGAN:
     device: str
     dtype: torch.dtype
 
-    def generate(
-        self, condition: Condition, lattice_origin, *, seed: int, overlap: float = 1.0, voxels: int = VOXELS_AT_ONCE, between=None
-    ) -> np.ndarray:
+    def generate(self, condition: Condition, lattice_origin, *, seed: int, voxels: int = VOXELS_AT_ONCE, between=None) -> np.ndarray:
         """CT of the ``condition``'s grid as int16 HU (k, j, i); slices must be axial (:attr:`Geometry.anatomical_axes`).
 
         Parameters
         ----------
         lattice_origin : (k, j, i)
             :meth:`Geometry.lattice_origin` of the grid: fixes noise and pooling grid in the world.
-        overlap : float
-            Slice thickness over slice spacing.
         voxels : int
             Largest block; bounds the memory, does not change the result.
         between : callable, optional
@@ -49,22 +45,22 @@ class MaskCGAN:
         for block in blocks(
             result.shape, lattice_origin, stride=self.network.config.stride, margin=(field["slices"], field["pixels"]), voxels=voxels
         ):
-            result[block.window] = self._block(condition, block, lattice_origin, seed, overlap)
+            result[block.window] = self._block(condition, block, lattice_origin, seed)
             done += result[block.window].size
             if between:
                 between(done / result.size)
         return result
 
     @torch.inference_mode()
-    def _block(self, condition, block, lattice_origin, seed, overlap):
+    def _block(self, condition, block, lattice_origin, seed):
         values = block.read(condition.values)
         planes, expected = condition.planes(values, self.hu_map, self.device, self.dtype)
         start = [origin + outer[0] for origin, outer in zip(lattice_origin, block.outer, strict=True)]
         assert start[1] % CELL == 0 and start[2] % CELL == 0, "blocks begin on the pooling grid, which is a multiple of the noise's"
-        noise = lattice_noise(seed, start, values.shape, overlap=overlap, device=self.device)
+        noise = lattice_noise(seed, start, values.shape, device=self.device)
         with torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            residual, amplitude = self.network(planes[None], noise.transpose(0, 1)[None].to(self.dtype))
-        hu = self.hu_map.to_hu(expected + residual[0] + amplitude[0].exp() * noise[0])
+            residual, amplitude = self.network(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(self.dtype))
+        hu = self.hu_map.to_hu(add_grain(expected + residual[0], amplitude[0], noise))
         return hu[block.centre].round_().to(torch.int16).cpu().numpy()
 
 

@@ -10,28 +10,54 @@ import torch
 import torch.nn.functional as F
 
 CELL = 4  # pixels and one slice: the lattice of the coarse channel
+CHANNELS = 5
+SEEN = (3, 4)  # the channels that the generator sees; it adds all of them, each with an amplitude of its own
 _FINE, _COARSE = 1, 2
+_REACH = 4  # pixels, of the band filters
 
 
-def lattice_noise(seed: int, start, shape, *, overlap: float = 1.0, device="cpu") -> torch.Tensor:
-    """Noise (2, k, j, i) for the block of ``shape`` that begins at lattice position ``start`` (k, j, i); unit variance, float32.
+def lattice_noise(seed: int, start, shape, *, device="cpu") -> torch.Tensor:
+    """Noise (5, k, j, i) for the block of ``shape`` that begins at lattice position ``start`` (k, j, i); unit variance, float32.
 
-    Channel 0 is fine grain, one value a voxel; channel 1 is blotches of about eight pixels. ``start``'s j and i must be multiples of
-    ``CELL``. ``overlap`` is slice thickness over slice spacing: neighbouring slices of thick, overlapping reconstructions share noise.
+    CT grain has a spectrum that depends on the reconstruction kernel, and neighbouring slices share more of it the thicker they are. So
+    the channels split it by band: 0 fine grain (periods below about 5 pixels), 1 medium grain (5 to 13), each drawn afresh for every
+    slice; 2 and 3 the same shared by neighbouring slices (correlation 2/3); 4 blotches of about eight pixels. ``start``'s j and i must
+    be multiples of ``CELL``.
     """
-    share = min(0.5, 0.25 * overlap)
-    fine = _mix_slices(_white(seed, _FINE, (start[0] - 1, start[1] - 1, start[2] - 1), [n + 2 for n in shape], device), share)
-    fine = _binomial(fine, (0.2, 0.6, 0.2))
+    white = white_noise(
+        seed, _FINE, (start[0] - 1, start[1] - _REACH, start[2] - _REACH), (shape[0] + 2, *(n + 2 * _REACH for n in shape[1:])), device
+    )
+    bands = F.conv2d(white[:, None], _band_filters().to(device))  # (k + 2, 2, j, i)
+    shared = (bands[:-2] + 2 * bands[1:-1] + bands[2:]) * 6**-0.5
 
     cells = [-(-n // CELL) + 1 + 4 for n in shape[1:]]  # one to interpolate towards, two to either side for the filter
     begin = (start[0] - 1, start[1] // CELL - 2, start[2] // CELL - 2)
-    coarse = _mix_slices(_white(seed, _COARSE, begin, (shape[0] + 2, *cells), device), 0.5)
-    coarse = _binomial(coarse, (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16))
-    coarse = _interpolate(coarse)[:, : shape[1], : shape[2]]
-    return torch.stack([fine, coarse * 1.07])  # interpolation between lattice points takes some of the spread away
+    coarse = white_noise(seed, _COARSE, begin, (shape[0] + 2, *cells), device)
+    coarse = (coarse[1:-1] + 0.5 * (coarse[:-2] + coarse[2:])) * 1.5**-0.5
+    coarse = _interpolate(_binomial(coarse, (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)))[:, : shape[1], : shape[2]]
+    # interpolation between lattice points takes some of the spread away
+    return torch.cat([bands[1:-1].transpose(0, 1), shared.transpose(0, 1), coarse[None] * 1.07])
 
 
-def _white(seed, stream, start, shape, device):
+def add_grain(image: torch.Tensor, amplitude: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """``image`` (…, D, H, W) and the grain of each band: log ``amplitude`` (…, D, G, H, W), ``noise`` (…, G, D, H, W)."""
+    for band in range(amplitude.shape[-3]):
+        image = torch.addcmul(image, amplitude[..., band, :, :].exp(), noise[..., band, :, :, :])
+    return image
+
+
+def _band_filters() -> torch.Tensor:
+    """Two band-pass filters (2, 1, 9, 9) of unit energy: what a Gaussian of one pixel removes, and what one of two pixels then removes."""
+    at = torch.arange(-_REACH, _REACH + 1, dtype=torch.float32)
+    narrow, wide = (torch.exp(-0.5 * (at / sigma) ** 2) for sigma in (1.0, 2.0))
+    narrow, wide = (torch.outer(g, g) / g.sum() ** 2 for g in (narrow, wide))
+    point = torch.zeros_like(narrow)
+    point[_REACH, _REACH] = 1
+    filters = torch.stack([point - narrow, narrow - wide])[:, None]
+    return filters / filters.square().sum((2, 3), keepdim=True).sqrt()
+
+
+def white_noise(seed, stream, start, shape, device="cpu"):
     """White noise of unit variance, one hash a lattice point."""
     position = [torch.arange(s, s + n, dtype=torch.int64, device=device) for s, n in zip(start, shape, strict=True)]
     k, j, i = (_hashed(p * prime) for p, prime in zip(position, (0x1F1F1F1F, 0x2C1B3C6D, 0x297A2D39), strict=True))
@@ -55,12 +81,6 @@ def _hashed32(x):
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     x = (x ^ ((x >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
     return x ^ ((x >> 16) & 0xFFFF)
-
-
-def _mix_slices(x, share):
-    """Each slice with ``share`` of its two neighbours; two slices fewer, unit variance."""
-    mixed = x[1:-1] + share * (x[:-2] + x[2:])
-    return mixed / (1 + 2 * share**2) ** 0.5
 
 
 def _binomial(x, taps):

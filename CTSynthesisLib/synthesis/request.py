@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from ..anatomy import PHASES
 from ..errors import UnusableInput
 
+INSIDE = ("anatomy", "plain")
 OUTSIDE = ("body", "reference", "air")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -33,8 +34,15 @@ class Request:
         Standard deviation of the image noise in HU; None for the model's default.
     kernel : str or None
         Reconstruction kernel: ``soft``, ``sharp``, or None for the model's default.
+    sharpness : float or None
+        Sharpness of the kernel as a number from 0 to 1.5, as measured in a scan (0.2 very soft, 0.8 sharp); goes before the kernel's word.
     thickness : float or None
         Slice thickness in mm; None for the slice spacing.
+    slice_correlation : float or None
+        How much the grain of neighbouring slices correlates, from 0 (none) to 1 (the same); None for what the thickness suggests.
+    inside : str
+        What the interior of the body holds where no segment says it, and lungs without vessels: plausible ``anatomy`` chosen by the seed,
+        or ``plain`` soft tissue.
     outside : str
         What lies outside the segments: a synthesised ``body``, a ``reference`` CT, or ``air``.
     device : str
@@ -47,17 +55,25 @@ class Request:
     phase: str = "plain"
     noise: float | None = None
     kernel: str | None = None
+    sharpness: float | None = None
     thickness: float | None = None
+    slice_correlation: float | None = None
+    inside: str = "anatomy"
     outside: str = "body"
     device: str = "auto"
 
     def __post_init__(self):
-        for name, allowed in (("phase", PHASES), ("outside", OUTSIDE), ("device", DEVICES), ("kernel", (None, "soft", "sharp"))):
+        words = {"phase": PHASES, "inside": INSIDE, "outside": OUTSIDE, "device": DEVICES, "kernel": (None, "soft", "sharp")}
+        for name, allowed in words.items():
             if getattr(self, name) not in allowed:
                 choices = ", ".join(str(value) for value in allowed if value)
                 raise UnusableInput(f"'{getattr(self, name)}' is not a {name}; choose one of {choices}.")
         if self.noise is not None and not 0 <= self.noise <= 200:
             raise UnusableInput(f"A noise of {self.noise} HU is outside the usable range; give a value from 0 to 200.")
+        if self.sharpness is not None and not 0 <= self.sharpness <= 1.5:
+            raise UnusableInput(f"A sharpness of {self.sharpness} is outside the usable range; give a value from 0 (soft) to 1.5 (sharp).")
+        if self.slice_correlation is not None and not 0 <= self.slice_correlation <= 1:
+            raise UnusableInput(f"A slice correlation of {self.slice_correlation} is outside the usable range; give a value from 0 to 1.")
         if self.thickness is not None and not 0 < self.thickness <= 20:
             raise UnusableInput(f"A slice thickness of {self.thickness} mm is outside the usable range; give a value up to 20.")
 

@@ -22,7 +22,8 @@ from ..regions import REGIONS, segment_regions
 from ..synthesis.condition import AIR, BLOOD, BODY, BODY_HU, BONE, CLASS_OF_TISSUE, FAT, GAS, LUNG, SOFT, Scan, planes
 from ..synthesis.hu_map import HUMap
 from ..synthesis.noise import CELL, lattice_noise
-from ..volume import to_sitk
+from ..synthesis.scan_quality import SOFT_TISSUE_HU, blur, measure
+from ..volume import reorder, to_sitk
 
 FIRST_ORGAN = 20  # label values below it are regions, from it on the case's own segments
 FIRST_PART = 200  # make-believe organs
@@ -35,18 +36,23 @@ class Sampling:
 
     slices: int = 6
     size: int = 160  # pixels, a multiple of the generator's stride
-    resampled: float = 0.5  # rotated and scaled; the rest are plain crops that keep the scanner's own noise
+    mirrored: float = 0.5  # left to right; the generator knows no sides
+    resampled: float = 0.5  # rotated, scaled and bent; the rest are plain crops that keep the scanner's own noise
     rotation: float = 12.0  # degrees, to either side
+    bend: float = 2.5  # pixels, standard deviation of a smooth displacement
     coarsest: float = 2.2  # in-plane spacing over the scan's
     thicker: float = 0.25  # neighbouring slices averaged in pairs
+    grainier: float = 0.2  # grain added
+    softer: float = 0.15  # blurred in-plane
     split_soft_tissue: float = 0.6
+    coarsened: float = 0.35  # tissue borders moved onto a grid of about 4 mm, as painted or filled-in anatomy has them
     known_hu: float = 0.7  # per structure
-    known_scan: float = 0.7  # noise and sharpness
+    known_scan: float = 0.75  # noise, sharpness and slice correlation, each
     merge: tuple[tuple[str, str, float], ...] = (
-        ("lung_vessels", "lungs", 0.5), ("airway", "lungs", 0.2), ("bowel_gas", "body", 0.3), ("blood", "soft_tissue", 0.25),
-        ("fat", "body", 0.15), ("bone", "body", 0.1), ("soft_tissue", "body", 0.3), ("lungs", "body", 0.01),
+        ("lung_vessels", "lungs", 0.15), ("airway", "lungs", 0.25), ("bowel_gas", "body", 0.1), ("blood", "soft_tissue", 0.25),
+        ("fat", "body", 0.07), ("bone", "body", 0.05), ("soft_tissue", "body", 0.1), ("lungs", "body", 0.01),
     )  # fmt: skip
-    body_only: float = 0.02
+    body_only: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,15 @@ def _prepare(folder: Path, kept: Path):
             if organ.how != "not understood" and CLASS_OF_TISSUE[organ.structure.tissue] != BODY:
                 values[organs.mask(organ.segment)] = FIRST_ORGAN + number
                 tissue[FIRST_ORGAN + number] = CLASS_OF_TISSUE[organ.structure.tissue]
-    hu = np.where(values == 0, np.int16(OUTSIDE_HU), np.maximum(volume.array, np.int16(OUTSIDE_HU) - 24))  # the couch is not learned
-    image = to_sitk(hu.astype(np.float32), volume.geometry)
+    axes, flips = volume.geometry.anatomical_axes
+    values, array = (np.ascontiguousarray(reorder(a, axes, flips)) for a in (values, volume.array))
+    axial = volume.geometry.reordered(axes, flips)
+    hu = np.where(values == 0, np.int16(OUTSIDE_HU), np.maximum(array, np.int16(OUTSIDE_HU) - 24))  # the couch is not learned
+    image = to_sitk(hu.astype(np.float32), axial)
     smooth = np.rint(sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 3.0))).astype(np.int16)
     part = kept.with_name(kept.name + ".part.npz")
     classes = np.array(sorted(tissue.items()))
-    np.savez(part, hu=hu.astype(np.int16), smooth=smooth, values=values, tissue=classes, spacing=volume.geometry.spacing)
+    np.savez(part, hu=hu.astype(np.int16), smooth=smooth, values=values, tissue=classes, spacing=axial.spacing)
     part.replace(kept)
 
 
@@ -124,13 +133,16 @@ class SlabSampler:
         s = self.sampling
         case = self.cases[rng.choice(len(self.cases), p=self.weights)]
         hu, smooth, values, spacing = _slab(case, s, rng)
+        if rng.random() < s.mirrored:
+            hu, smooth, values = hu.flip(-1), smooth.flip(-1), values.flip(-1)
+        hu = _regrained(hu, values, s, rng)
         values, tissue, table_hu, known = _condition(hu, smooth, values, case.tissue, s, rng)
-        scan = _measure(hu, smooth, spacing) if rng.random() < s.known_scan else Scan(spacing)
+        scan = _scan(hu, smooth, spacing, s, rng)
         condition, expected = planes(values, tissue, table_hu, known, scan, self.hu_map)
         start = [int(p) for p in rng.integers(-(2**20), 2**20, 3)]
         start = (start[0], start[1] * CELL, start[2] * CELL)
         noise = lattice_noise(int(rng.integers(2**31)), start, values.shape)
-        return {"real": self.hu_map.to_network(hu), "condition": condition, "expected": expected, "noise": noise.transpose(0, 1)}
+        return {"real": self.hu_map.to_network(hu), "condition": condition, "expected": expected, "noise": noise}
 
 
 def _slab(case: Case, s: Sampling, rng):
@@ -138,31 +150,32 @@ def _slab(case: Case, s: Sampling, rng):
     thick = 2 if case.spacing[2] <= 2.6 and len(case.hu) >= 2 * s.slices and rng.random() < s.thicker else 1
     first = int(rng.integers(0, max(len(case.hu) - s.slices * thick, 0) + 1))
     window = slice(first, first + s.slices * thick)
-    zoom, angle = 1.0, 0.0
+    zoom, angle, bend = 1.0, 0.0, None
     if rng.random() < s.resampled:
         zoom = float(np.exp(rng.uniform(np.log(0.8), np.log(s.coarsest))))
         angle = float(np.deg2rad(rng.uniform(-s.rotation, s.rotation)))
+        bend = torch.from_numpy(rng.normal(0, s.bend * zoom, (1, 2, 7, 7)).astype(np.float32))
     body = np.nonzero(case.values[window].any(axis=0))
     centre = [float(rng.uniform(body[axis].min(), body[axis].max() + 1)) for axis in (0, 1)] if len(body[0]) else [0.0, 0.0]
     half = zoom * s.size / 2
     for axis in (0, 1):  # keep most of the slab inside the image
         extent = case.hu.shape[axis + 1]
         centre[axis] = float(np.clip(centre[axis], min(half, extent / 2), max(extent - half, extent / 2)))
-    if zoom == 1.0 and angle == 0.0:
+    if bend is None:
         centre = [round(c) for c in centre]
     stacks = [torch.from_numpy(np.ascontiguousarray(a[window])) for a in (case.hu, case.smooth, case.values)]
     if len(stacks[0]) < s.slices * thick:  # a short scan is continued by its last slice
         stacks = [torch.cat([a, a[-1:].expand(s.slices * thick - len(a), -1, -1)]) for a in stacks]
-    hu, smooth, values = (_cut(stack, centre, zoom, angle, s.size, nearest=n == 2) for n, stack in enumerate(stacks))
+    hu, smooth, values = (_cut(stack, centre, zoom, angle, bend, s.size, nearest=n == 2) for n, stack in enumerate(stacks))
     if thick == 2:
         hu, smooth, values = hu.unflatten(0, (-1, 2)).mean(1), smooth.unflatten(0, (-1, 2)).mean(1), values[::2]
     return hu, smooth, values.int(), (case.spacing[0] * zoom, case.spacing[1] * zoom, case.spacing[2] * thick)
 
 
-def _cut(stack, centre, zoom, angle, size, *, nearest):
-    """The ``size``² window about ``centre`` (j, i), rotated and scaled; outside the image the first value of the class 'outside'."""
+def _cut(stack, centre, zoom, angle, bend, size, *, nearest):
+    """The ``size``² window about ``centre`` (j, i), rotated, scaled and bent; outside the image there is air."""
     outside = 0.0 if nearest else OUTSIDE_HU
-    if zoom == 1.0 and angle == 0.0:
+    if bend is None:
         top, left = centre[0] - size // 2, centre[1] - size // 2
         bottom, right = top + size - stack.shape[1], left + size - stack.shape[2]
         inner = stack[:, max(top, 0) : top + size, max(left, 0) : left + size].float()
@@ -173,6 +186,8 @@ def _cut(stack, centre, zoom, angle, size, *, nearest):
     j, i = torch.meshgrid(offset, offset, indexing="ij")
     y = centre[0] - 0.5 + np.cos(angle) * j - np.sin(angle) * i
     x = centre[1] - 0.5 + np.sin(angle) * j + np.cos(angle) * i
+    dy, dx = F.interpolate(bend, size=(n, n), mode="bicubic", align_corners=True)[0]
+    y, x = y + dy, x + dx
     grid = torch.stack([(2 * x + 1) / stack.shape[2] - 1, (2 * y + 1) / stack.shape[1] - 1], dim=-1)[None].float()
     image = stack[None].float() - outside
     cut = F.grid_sample(image, grid, mode="nearest" if nearest else "bilinear", padding_mode="zeros", align_corners=False)[0] + outside
@@ -186,6 +201,8 @@ def _condition(hu, smooth, values, tissue_of, s: Sampling, rng):
         _split(values, smooth, rng)
     if rng.random() < 0.3:  # the case's own segments are not always there
         values[(values >= FIRST_ORGAN) & (values < FIRST_PART)] = _REGION["soft_tissue"]
+    if rng.random() < s.coarsened:
+        _coarsen(values)
     for name, parent, probability in s.merge:
         if rng.random() < probability:
             values[values == _REGION[name]] = _REGION[parent]
@@ -212,6 +229,17 @@ def _condition(hu, smooth, values, tissue_of, s: Sampling, rng):
     return values, tissue, table, known
 
 
+def _coarsen(values):
+    """Tissue borders as coarse as a small network fills them in: each tissue's share of cells of 4 × 4 pixels and 2 slices, interpolated."""
+    movable = [_REGION[name] for name in ("soft_tissue", "fat", "bone", "blood", "bowel_gas", "airway")]
+    where = torch.isin(values, torch.tensor(movable, dtype=values.dtype))
+    members = torch.stack([values == value for value in movable]).float()[None]
+    shares = F.avg_pool3d(members, (2, 4, 4), ceil_mode=True)
+    smooth = F.interpolate(shares, scale_factor=(2, 4, 4), mode="trilinear", align_corners=False)[0, :, : len(values)]
+    best = smooth[:, :, : values.shape[1], : values.shape[2]].argmax(0)
+    values[where] = torch.tensor(movable, dtype=values.dtype)[best][where]
+
+
 def _split(values, smooth, rng):
     """Soft tissue cut at random levels of the smoothed CT into up to three make-believe organs, each with an HU of its own."""
     soft = values == _REGION["soft_tissue"]
@@ -222,24 +250,20 @@ def _split(values, smooth, rng):
         values[soft & (smooth > level)] = FIRST_PART + number
 
 
-def _measure(hu, smooth, spacing) -> Scan:
-    """Noise (HU) and sharpness of a slab, from its soft tissue: spread and neighbour correlation of what a small blur removes."""
-    grain = hu - blur(hu)
-    soft = (smooth > -50) & (smooth < 150)
-    if soft.sum() < 500:
-        return Scan(spacing)
-    noise = 1.4826 * float(grain[soft].abs().median())
-    pair = soft[:, :, :-1]
-    a, b = grain[:, :, :-1][pair].clamp(-200, 200), grain[:, :, 1:][pair].clamp(-200, 200)
-    correlation = float((a * b).mean() / (0.5 * (a.square() + b.square())).mean().clamp(min=1e-3))
-    return Scan(spacing, noise, min(max(1 - correlation, 0.0), 1.5))
+def _regrained(hu, values, s: Sampling, rng):
+    """More grain, or less and softer, inside the body of some slabs: few scanners have to stand for many."""
+    if rng.random() < s.softer:
+        hu = blur(hu, float(rng.uniform(0.5, 1.0)))
+    if rng.random() < s.grainier:
+        noise = lattice_noise(int(rng.integers(2**31)), [0, 0, 0], hu.shape)
+        share = rng.dirichlet(np.ones(len(noise) - 1)) ** 0.5
+        grain = sum(float(w) * band for w, band in zip(share, noise, strict=False))
+        hu = hu + float(rng.uniform(4, 18)) * grain * (values > 0)
+    return hu.clamp(min=OUTSIDE_HU - 24)
 
 
-def blur(x, sigma: float = 1.5):
-    """Gaussian blur of each slice, edges replicated; ``x`` is (..., H, W)."""
-    radius = int(2.5 * sigma + 0.5)
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma) ** 2)
-    taps = taps / taps.sum()
-    flat = F.pad(x.reshape(-1, 1, *x.shape[-2:]).float(), (radius,) * 4, mode="replicate")
-    with torch.autocast(x.device.type, enabled=False):  # in bfloat16 the blur would round to 8 HU and drown the grain
-        return F.conv2d(F.conv2d(flat, taps[None, None, :, None]), taps[None, None, None, :]).reshape(x.shape)
+def _scan(hu, smooth, spacing, s: Sampling, rng) -> Scan:
+    """What the condition tells of the slab as a whole, each figure hidden now and then."""
+    quality = measure(hu, (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1]))
+    figures = (quality.noise, quality.sharpness, quality.slice_correlation) if quality else (None,) * 3
+    return Scan(spacing, *(figure if rng.random() < s.known_scan else None for figure in figures))

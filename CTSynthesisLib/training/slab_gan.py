@@ -10,6 +10,7 @@ import torch
 from ..networks.slab_critic import SlabCritic, SlabCriticConfig
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
 from ..synthesis.condition import BODY
+from ..synthesis.noise import SEEN, add_grain
 from .losses import adversarial_loss, critic_loss
 from .slab_losses import blurred_error, feature_error, spread_error
 
@@ -25,8 +26,8 @@ class SlabGANConfig:
     features: float = 0.1
     blurred: float = 20.0
     unspecified: float = 0.2  # how much a voxel counts in it where the condition says no more than "body"; the critic judges those
-    spread: float = 0.05
-    alone: int = 200  # iterations of the generator without the critic, which would only get in its way
+    spread: float = 0.1
+    alone: int = 100  # iterations of the generator without the critic, which would only get in its way
     warm_up: int = 200  # iterations after them over which the critic comes to count in full
     average: float = 0.995  # of the generator's weights that ship
 
@@ -48,7 +49,7 @@ class SlabGAN:
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         losses: dict[str, torch.Tensor] = {}
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
-            batch["fake"] = self.generate(batch)
+            batch["plain"], batch["fake"] = self.generate(batch)
             if self.iteration >= self.config.alone:
                 self.backward_critic(batch, losses)
             self.backward_generator(batch, losses)
@@ -59,9 +60,10 @@ class SlabGAN:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def generate(self, batch):
-        """The synthetic slab (B, D, H, W) in network units."""
-        residual, amplitude = self.generator(batch["condition"], batch["noise"])
-        return batch["expected"] + residual + amplitude.exp() * batch["noise"][:, :, 0]
+        """The synthetic slab (B, D, H, W) in network units, without its grain and with it."""
+        residual, amplitude = self.generator(batch["condition"], batch["noise"][:, SEEN].transpose(1, 2))
+        plain = batch["expected"] + residual
+        return plain, add_grain(plain, amplitude, batch["noise"])
 
     def backward_critic(self, batch, losses):
         self.critic.requires_grad_(True)
@@ -80,7 +82,7 @@ class SlabGAN:
         c = self.config
         self.optimizer_g.zero_grad(set_to_none=True)
         weight = 1 - (1 - c.unspecified) * batch["condition"][:, :, BODY]
-        losses["blurred"] = blurred_error(batch["fake"], batch["real"], weight)
+        losses["blurred"] = blurred_error(batch["plain"], batch["real"], weight)  # grain cannot match, so it is not asked to
         losses["map_only"] = blurred_error(batch["expected"], batch["real"], weight)  # what each structure's HU alone would give
         losses["spread"] = spread_error(batch["fake"], batch["real"])
         loss = c.blurred * losses["blurred"] + c.spread * losses["spread"]

@@ -35,7 +35,7 @@ def a_sampler(a_case):
 
 def test_a_batch_is_a_function_of_its_number(a_sampler):
     first, again, other = a_sampler(4), a_sampler(4), a_sampler(5)
-    assert first["condition"].shape == (2, 4, CHANNELS, 64, 64) and first["noise"].shape == (2, 4, 2, 64, 64)
+    assert first["condition"].shape == (2, 4, CHANNELS, 64, 64) and first["noise"].shape == (2, 5, 4, 64, 64)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["real"], other["real"])
 
@@ -69,9 +69,11 @@ def test_losses_against_values_by_hand():
     assert blurred_error(raised, flat) == pytest.approx(0.25**2 / 2 / 0.5)  # below it: e² / 2 knee
     assert blurred_error(raised, flat, weight=torch.tensor(0.5)) == pytest.approx(0.25**2 / 2)
     torch.manual_seed(0)
-    grain = 0.1 * torch.randn(1, 1, 64, 64)
+    grain = 0.1 * torch.randn(1, 4, 64, 64)
     assert spread_error(3 * grain, grain) == pytest.approx(np.log(3), abs=0.05)  # half the log ratio of energies
-    assert spread_error(torch.roll(grain, 7, -1), grain) < 0.15  # another realisation is no error
+    assert spread_error(torch.roll(grain, 7, -1), grain) < 0.2  # another realisation is no error
+    assert spread_error(blur(grain, 1.0), grain) > 0.5  # another spectrum is
+    assert spread_error(grain[:, :1].expand(-1, 4, -1, -1), grain) > 0.5  # and so is the same grain in every slice
     assert feature_error([raised, 2 * raised], [2 * raised, 2 * raised]) == pytest.approx(0.25)  # (0.25/0.5 + 0) / 2
 
 
@@ -79,7 +81,7 @@ def test_a_step_moves_each_network_by_its_own_loss_only(a_sampler):
     gan = a_small_gan()
     batch = a_sampler(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        batch["fake"] = gan.generate(batch)
+        batch["plain"], batch["fake"] = gan.generate(batch)
         before = snapshot(gan.generator)
         gan.backward_critic(batch, {})
         assert snapshot(gan.generator) == before

@@ -1,0 +1,71 @@
+"""Measure a model on real scans: Hounsfield values, texture, coherence, fidelity and distribution, beside baselines and ceilings.
+
+Each case is a folder with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json. The output folder gets evaluation.json,
+evaluation.md, pictures, and the volumes themselves; started again with the same arguments, the command goes on where it was broken off.
+The pictures show real persons: choose an output folder that is not published.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ..errors import UnusableInput
+from ..synthesis.request import DEVICES
+
+CONDITIONS = ("contours", "regions", "half", "lone", "body")
+MODES = ("given", "blind")
+ROWS = ("model", "per_slice", "spectrum", "white", "mean", "nearest", "real")
+
+
+def add_arguments(parser):
+    parser.add_argument("--data", metavar="DIR", required=True, help="folder of cases")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for figures, table, volumes and pictures")
+    parser.add_argument("--model", default="default", metavar="NAME|FILE", help="model to measure (default: default)")
+    parser.add_argument("--cases", nargs="+", default=[], metavar="CASE", help="names in the data folder, or paths (default: all of them)")
+    parser.add_argument("--training", metavar="DIR", help="folder of the other real persons (default: what --cases leaves of --data)")
+    choices = (("conditions", CONDITIONS, "what is told of a case"), ("modes", MODES, "whether HU, noise, kernel and thickness are told"),
+               ("rows", ROWS, "methods and ceilings"))  # fmt: skip
+    for name, known, what in choices:
+        parser.add_argument(f"--{name}", nargs="+", default=list(known), metavar="NAME", help=f"{what}: {', '.join(known)} (default: all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the model and the noise (default: 0)")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where the network runs (default: auto)")
+    parser.add_argument("--audit", action="store_true", help="also compare the model's volumes with all training scans: does it copy?")
+    parser.add_argument("--inception", metavar="FILE", help="weights of the usual Inception network, for its Fréchet distance")
+
+
+def run(args):
+    from ..evaluation.evaluate import Plan, evaluate
+
+    for flag, folder in (("--data", args.data), ("--training", args.training)):
+        if folder and not Path(folder).is_dir():
+            raise UnusableInput(f"The folder '{folder}' of {flag} does not exist; name a folder with one folder a case.")
+    if args.inception and not Path(args.inception).is_file():
+        raise UnusableInput(f"There is no file '{args.inception}'; --inception takes the weights of the usual Inception network.")
+    if args.device not in DEVICES:
+        raise UnusableInput(f"'{args.device}' is not a device; choose one of {', '.join(DEVICES)}.")
+    out = Path(args.output)
+    plan = Plan(
+        data=Path(args.data), out=out, model=args.model, cases=tuple(args.cases), conditions=tuple(args.conditions),
+        modes=tuple(args.modes), rows=tuple(args.rows), seed=args.seed, training=Path(args.training) if args.training else None,
+        inception=Path(args.inception) if args.inception else None, audit=args.audit, device=args.device,
+    )  # fmt: skip
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableInput(f"'{out}' cannot be made a folder ({error.strerror}); name a new one, or an earlier evaluation's.") from error
+    if _would_be_committed(out):
+        print(f"note: {out} lies in a git repository that does not ignore it, and its pictures show real persons; do not commit them.",
+              file=sys.stderr)  # fmt: skip
+    evaluate(plan, report=lambda line: print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout, flush=True))
+    print(f"\n{out / 'evaluation.md'}: the table; {out / 'evaluation.json'}: every figure; {out / 'pictures'}: real above synthetic")
+
+
+def _would_be_committed(folder: Path) -> bool:
+    """Whether git would offer to commit a file in ``folder``; False where there is no git."""
+    if not shutil.which("git"):
+        return False
+    ignored = subprocess.run(["git", "check-ignore", "-q", "a.png"], cwd=folder, capture_output=True, check=False)
+    return ignored.returncode == 1  # 0: ignored; 128: no repository

@@ -1,0 +1,227 @@
+"""Memorisation audit: are generated volumes copies of scans that the model was trained on?
+
+Two similarities, each of a volume to the training scan nearest to it: local normalised cross-correlation (blocks of 32 mm, after the
+best shift, the scan also mirrored), which needs the scans, and the cosine of fingerprints, which does not. What counts as a copy is
+calibrated on real persons: how similar held-out scans are to training scans, and these to one another.
+
+Fingerprints hold 32 numbers for every 16 mm of a scan: encoder features of the re-segmenter, pooled over twelfths of the body and whitened.
+They tell a scan apart from others, and no picture can be made from so few numbers; so they ship beside the weights, where the scans cannot.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import UnusableInput
+from ..files import read_volume
+from ..files.beside import written_beside
+from ..modelstore import load_card
+from ..networks.segmenter import WORKING_SPACING, windows
+from ..volume import Volume
+from .fidelity import load_segmenter, on_working_grid, quick, slabs
+
+COARSE, FINE, BLOCK = 8.0, 4.0, 8  # mm, mm, voxels of 4 mm
+HU_RANGE = (-200.0, 300.0)  # within it soft tissue and bone tell persons apart; air is the same in all
+NUMBERS, SLAB_MM, GRID = 32, 16.0, (3, 4)  # of a fingerprint: a slab's numbers, its thickness, the parts of the body (j, i)
+OVERLAP = 0.6  # least share of the shorter of two stacks of slabs that must lie beside each other
+MARGIN = 3.0  # standard deviations above the mean of real pairs from which on a volume counts as a copy
+
+
+def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume], *, model: str = "segmenter") -> dict:
+    """Similarity of ``generated`` volumes to the ``training`` scans, calibrated on ``held_out`` scans of other persons.
+
+    Returns
+    -------
+    dict
+        For each of ``correlation`` and ``features``: ``generated`` and ``held_out`` (similarity of each to its nearest training scan),
+        ``nearest`` (which one, for each generated volume), ``threshold`` (three standard deviations above the mean of real pairs of
+        persons), ``copies`` (share of the generated volumes above it) and ``membership_auc`` (how well the similarity to the nearest
+        generated volume tells training scans from held-out ones; 0.5 is chance).
+
+    Raises
+    ------
+    UnusableInput
+        If there are fewer than two training scans, or nothing generated or held out.
+    """
+    if len(training) < 2 or not generated or not held_out:
+        raise UnusableInput("The audit needs generated volumes, at least two training scans, and scans that were held out.")
+    groups = (generated, training, held_out)
+    aligned = [[_Aligned(volume) for volume in group] for group in groups]
+    raw = [[_raw_fingerprint(volume, model) for volume in group] for group in groups]
+    mean, basis = _whitening(raw[1])
+    prints = [[(one - mean) @ basis.T for one in group] for group in raw]
+    return {"correlation": _judge(*aligned, local_correlation), "features": _judge(*prints, fingerprint_similarity)}
+
+
+def _judge(generated, training, held_out, similarity):
+    to_training = np.array([[similarity(one, scan) for scan in training] for one in generated])
+    of_held_out = np.array([[similarity(one, scan) for scan in training] for one in held_out])
+    among = np.array([max(similarity(a, b) for m, b in enumerate(training) if m != n) for n, a in enumerate(training)])
+    threshold = _threshold(np.concatenate([of_held_out.max(1), among]))
+    held_to_generated = [max(similarity(one, other) for one in generated) for other in held_out]
+    return {
+        "generated": to_training.max(1).tolist(), "nearest": to_training.argmax(1).tolist(),
+        "held_out": of_held_out.max(1).tolist(), "training": among.tolist(), "threshold": threshold,
+        "copies": float((to_training.max(1) > threshold).mean()), "membership_auc": auc(to_training.max(0), held_to_generated),
+    }  # fmt: skip
+
+
+def _threshold(of_real):
+    return float(np.mean(of_real) + MARGIN * np.std(of_real))
+
+
+def auc(members, others) -> float:
+    """Probability that a member scores above another (ties count half)."""
+    members, others = np.asarray(members, float)[:, None], np.asarray(others, float)[None]
+    return float((members > others).mean() + 0.5 * (members == others).mean())
+
+
+class _Aligned:
+    """A volume as the correlation needs it: clipped HU at 8 mm for the shift, at 4 mm for the blocks, and where the body is."""
+
+    def __init__(self, volume: Volume):
+        self.coarse, self.fine = (np.clip(on_working_grid(volume, spacing)[0], *HU_RANGE).astype(np.float32) for spacing in (COARSE, FINE))
+
+    def mirrored(self):
+        other = object.__new__(_Aligned)
+        other.coarse, other.fine = (np.ascontiguousarray(array[:, :, ::-1]) for array in (self.coarse, self.fine))
+        return other
+
+
+def local_correlation(a: _Aligned, b: _Aligned) -> float:
+    """Mean normalised cross-correlation of 32 mm blocks where both show tissue, at the best shift, ``b`` as it is or mirrored."""
+    return max(_block_correlation(a.fine, other.fine, _best_shift(a.coarse, other.coarse)) for other in (b, b.mirrored()))
+
+
+def _best_shift(a, b):
+    """Shift (k, j, i) in voxels of 4 mm that brings ``b`` onto ``a``: the peak of their cross-correlation, by Fourier transform."""
+    shape = [m + n for m, n in zip(a.shape, b.shape, strict=True)]
+    # both zero outside, so that tissue must meet tissue
+    spectrum = np.fft.rfftn(a - HU_RANGE[0], shape) * np.conj(np.fft.rfftn(b - HU_RANGE[0], shape))
+    peak = np.unravel_index(np.argmax(np.fft.irfftn(spectrum, shape)), shape)
+    ratio = int(COARSE / FINE)
+    return tuple(ratio * (int(p) if p < m else int(p) - n) for p, m, n in zip(peak, a.shape, shape, strict=True))
+
+
+def _block_correlation(a, b, shift):
+    best = -1.0
+    for fine in np.ndindex(3, 3, 3):  # one voxel to either side of the coarse peak
+        parts = []
+        for array, sign in ((a, 1), (b, -1)):
+            window = []
+            for axis in range(3):
+                move = shift[axis] + fine[axis] - 1
+                length = min(a.shape[axis], b.shape[axis] + move) - max(move, 0)
+                window.append(slice(max(sign * move, 0), max(sign * move, 0) + max(length, 0)))
+            parts.append(array[tuple(window)])
+        best = max(best, _blocks(*parts))
+    return best
+
+
+def _blocks(a, b):
+    count = [n // BLOCK for n in a.shape]
+    if min(count) == 0:
+        return -1.0
+    x, y = (
+        array[: count[0] * BLOCK, : count[1] * BLOCK, : count[2] * BLOCK]
+        .reshape(count[0], BLOCK, count[1], BLOCK, count[2], BLOCK).transpose(0, 2, 4, 1, 3, 5).reshape(-1, BLOCK**3)
+        for array in (a, b)
+    )  # fmt: skip
+    tissue = (x > HU_RANGE[0] + 50).mean(1) + (y > HU_RANGE[0] + 50).mean(1) > 0.5
+    if tissue.sum() < 4:
+        return -1.0
+    x, y = x[tissue] - x[tissue].mean(1, keepdims=True), y[tissue] - y[tissue].mean(1, keepdims=True)
+    norm = np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return float(((x * y).sum(1) / np.maximum(norm, 1e-3)).mean())
+
+
+@torch.inference_mode()
+def _raw_fingerprint(volume: Volume, model: str) -> np.ndarray:
+    """Unwhitened numbers (slabs, d), from foot to head: the deepest features (16 mm), pooled over twelfths of the body's box."""
+    network = load_segmenter(model)
+    hu, *_ = on_working_grid(volume)
+    stride = network.config.stride
+    parts = []
+    for _, inner, slab in slabs(hu, stride):
+        with quick():
+            deepest = network.encode(windows(slab))[-1][0].float().numpy()
+        parts.append(deepest[:, inner.start // stride : -(-inner.stop // stride)])
+    features = np.concatenate(parts, axis=1)  # (C, slabs, h, w)
+    body = hu > -500
+    rows = []
+    for n in range(features.shape[1]):
+        part = body[int(n * SLAB_MM / WORKING_SPACING) : int((n + 1) * SLAB_MM / WORKING_SPACING)].any(0)
+        if part.mean() < 0.05:
+            continue
+        j, i = (np.nonzero(part.any(axis))[0] // stride for axis in (1, 0))
+        box = features[:, n, j[0] : j[-1] + 1, i[0] : i[-1] + 1]
+        cells = [cell.mean((1, 2)) for row in np.array_split(box, GRID[0], 1) for cell in np.array_split(row, GRID[1], 2) if cell.size]
+        if len(cells) == GRID[0] * GRID[1]:
+            rows.append(np.concatenate(cells))
+    if not rows:
+        raise UnusableInput("The volume shows no body, so it has no fingerprint; check that its values are Hounsfield units.")
+    return np.array(rows)
+
+
+def _whitening(scans: list[np.ndarray]):
+    """Mean and basis that bring slabs of the training scans to unit variance along their first principal components."""
+    rows = np.concatenate(scans)
+    mean = rows.mean(0)
+    _, spread, axes = np.linalg.svd(rows - mean, full_matrices=False)
+    spread = spread[:NUMBERS] / np.sqrt(len(rows))
+    return mean, axes[:NUMBERS] / np.maximum(spread, 1e-6)[:, None]
+
+
+def fingerprint_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean cosine of the slabs (n, 32) that lie beside each other, at the best shift along the body; 1 is the same scan."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6) for x in (a, b))
+    cosine = a.astype(np.float64) @ b.T.astype(np.float64)
+    least = max(int(np.ceil(OVERLAP * min(cosine.shape))), 1)
+    diagonals = (np.diagonal(cosine, shift) for shift in range(-len(a) + 1, len(b)))
+    return float(max(diagonal.mean() for diagonal in diagonals if len(diagonal) >= least))
+
+
+def fingerprints_path(model: str) -> Path:
+    """Where the fingerprints of a model's training scans lie: beside its weights."""
+    return Path(load_card(model).path).with_suffix(".fingerprints.npz")
+
+
+def write_fingerprints(data, target, *, leave_out: tuple[str, ...] = (), segmenter: str = "segmenter") -> float:
+    """Write the fingerprints of every case under ``data`` but those named in ``leave_out`` to ``target``; returns the suggested limit.
+
+    The limit is three standard deviations above the mean similarity of each scan to its nearest other.
+    """
+    folders = [path.parent for path in sorted(Path(data).glob("*/ct.nrrd")) if path.parent.name not in leave_out]
+    if len(folders) < 2:
+        raise UnusableInput(f"Fingerprints need at least two cases, and {data} holds {len(folders)}; each is a folder with a ct.nrrd.")
+    raw = [_raw_fingerprint(read_volume(folder / "ct.nrrd"), segmenter) for folder in folders]
+    mean, basis = _whitening(raw)
+    scans = [(one - mean) @ basis.T for one in raw]
+    among = [max(fingerprint_similarity(a, b) for m, b in enumerate(scans) if m != n) for n, a in enumerate(scans)]
+    with written_beside(Path(target)) as part, open(part, "wb") as file:
+        np.savez_compressed(file, mean=mean.astype(np.float16), basis=basis.astype(np.float16), limit=_threshold(among),
+                            rows=np.concatenate(scans).astype(np.float16), lengths=[len(one) for one in scans])  # fmt: skip
+    return _threshold(among)
+
+
+def similarity_to_training(volume: Volume, model: str, *, segmenter: str = "segmenter") -> tuple[float, float]:
+    """How similar ``volume`` is to the nearest scan that ``model`` was trained on (1 is the same), and the limit suggested for it.
+
+    Raises
+    ------
+    UnusableInput
+        If no fingerprints lie beside the model's weights.
+    """
+    path = fingerprints_path(model)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            mean, basis, rows, lengths, limit = (kept[name].astype(float) for name in ("mean", "basis", "rows", "lengths", "limit"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableInput(f"No fingerprints of training scans lie beside model '{model}' ({path}), so nothing can be compared; "
+                            "choose a model that ships, or leave out --reject-similar.") from error  # fmt: skip
+    own = (_raw_fingerprint(volume, segmenter) - mean) @ basis.T
+    scans = np.split(rows, np.cumsum(lengths.astype(int))[:-1])
+    return max(fingerprint_similarity(own, scan) for scan in scans), float(limit)
