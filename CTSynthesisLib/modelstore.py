@@ -11,7 +11,7 @@ from . import RESOURCES
 from .errors import UnusableInput
 
 MODELS = RESOURCES / "Models"
-MEASURING = ("segmenter",)  # kinds of models that judge CT and draw none
+HELPERS = ("segmenter", "completion")  # kinds of models that draw no CT by themselves
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class ModelCard:
 
     @property
     def generates(self) -> bool:
-        """Whether the model draws CT."""
-        return self.kind not in MEASURING
+        """Whether the model draws CT; the others measure it, or fill in a label map."""
+        return self.kind not in HELPERS
 
     def check(self) -> bytes:
         """The weights file's content, if it is whole.

@@ -10,7 +10,6 @@ import json
 import math
 import sys
 import time
-from dataclasses import replace
 
 from ..errors import UnusableInput
 from . import request as flags
@@ -35,6 +34,11 @@ def add_arguments(parser):
         help="CT (file or DICOM folder) of the same patient or scanner: whatever the request leaves open of HU, noise, sharpness, "
         "slice thickness and slice correlation is taken from it",
     )  # fmt: skip
+    parser.add_argument(
+        "--reject-similar", type=float, metavar="T",
+        help="write nothing if the CT is at least T similar to a scan that the model was trained on: 1 is the same scan, other persons "
+        "stay below 0.7, copies lie above 0.8",
+    )  # fmt: skip
     more = parser.add_argument_group("further output")
     more.add_argument("--dicom", metavar="DIR", help="also write a DICOM CT series into this new or empty folder")
     more.add_argument("--dicom-seg", action="store_true", help="with --dicom: also the segmentation as DICOM SEG, DIR/segmentation.dcm")
@@ -54,6 +58,10 @@ def run(args):
         raise UnusableInput("--dicom-seg needs the DICOM series it refers to; add --dicom DIR.")
     if request.outside == "reference" and not args.reference:
         raise UnusableInput("--outside reference needs a CT to take the surroundings from; add --reference CT.")
+    if args.reject_similar is not None:
+        from ..evaluation.audit import check_limit, refuse_similar
+
+        check_limit(args.reject_similar, request.model)
     started = time.perf_counter()
     labelmap = read_segmentation(args.segmentation, labels=table, reference=args.reference)
     reference = read_volume(args.reference) if request.outside == "reference" else None
@@ -76,8 +84,9 @@ def run(args):
             from ..synthesis.match import match
 
             request, matched = match(labelmap, scan, request, names=names)
-        result = generate(labelmap, request, names=names, reference=reference, progress=progress_line())
-        result = replace(result, assumptions=(*matched, *result.assumptions))
+        result = generate(labelmap, request, names=names, reference=reference, assumed=matched, progress=progress_line())
+        if args.reject_similar is not None:
+            refuse_similar(result.volume, request.model, args.reject_similar)
         write_volume(result.volume, volume_path)
         if series:
             write_ct_series(result.volume, series, provenance=result.volume.metadata)

@@ -20,6 +20,6 @@ def run(args):
         else:
             print(f"{card.name} {card.version}  ({card.bytes / 1e6:.1f} MB)  {card.title}\n  {card.description}")
             if not card.generates:
-                print("  It measures CT and generates none.")
+                print("  It generates no CT by itself.")
             for limit in card.limits:
                 print(f"  - {limit}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UnusableInput
+from ..errors import SynthesisFailed, UnusableInput
 from ..files import read_volume
 from ..files.beside import written_beside
 from ..modelstore import load_card
@@ -26,18 +26,20 @@ from .fidelity import load_segmenter, on_working_grid, quick, slabs
 COARSE, FINE, BLOCK = 8.0, 4.0, 8  # mm, mm, voxels of 4 mm
 HU_RANGE = (-200.0, 300.0)  # within it soft tissue and bone tell persons apart; air is the same in all
 NUMBERS, SLAB_MM, GRID = 32, 16.0, (3, 4)  # of a fingerprint: a slab's numbers, its thickness, the parts of the body (j, i)
+BODY_HU = -500
 OVERLAP = 0.6  # least share of the shorter of two stacks of slabs that must lie beside each other
-MARGIN = 3.0  # standard deviations above the mean of real pairs from which on a volume counts as a copy
+SEGMENTER = "segmenter"  # the model whose features are compared
+MARGIN = 2.0  # standard deviations above the mean of real pairs from which on a volume counts as a copy
 
 
-def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume], *, model: str = "segmenter") -> dict:
+def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume], *, model: str | None = None) -> dict:
     """Similarity of ``generated`` volumes to the ``training`` scans, calibrated on ``held_out`` scans of other persons.
 
     Returns
     -------
     dict
         For each of ``correlation`` and ``features``: ``generated`` and ``held_out`` (similarity of each to its nearest training scan),
-        ``nearest`` (which one, for each generated volume), ``threshold`` (three standard deviations above the mean of real pairs of
+        ``nearest`` (which one, for each generated volume), ``threshold`` (two standard deviations above the mean of real pairs of
         persons), ``copies`` (share of the generated volumes above it) and ``membership_auc`` (how well the similarity to the nearest
         generated volume tells training scans from held-out ones; 0.5 is chance).
 
@@ -50,23 +52,39 @@ def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume
         raise UnusableInput("The audit needs generated volumes, at least two training scans, and scans that were held out.")
     groups = (generated, training, held_out)
     aligned = [[_Aligned(volume) for volume in group] for group in groups]
-    raw = [[_raw_fingerprint(volume, model) for volume in group] for group in groups]
-    mean, basis = _whitening(raw[1])
-    prints = [[(one - mean) @ basis.T for one in group] for group in raw]
-    return {"correlation": _judge(*aligned, local_correlation), "features": _judge(*prints, fingerprint_similarity)}
+    raw = [[_raw_fingerprints(volume, model) for volume in group] for group in groups]
+    whitening = _whitening(raw[1])
+    prints = [[_whitened(one, whitening) for one in group] for group in raw]
+    correlation = _judge(*aligned, _nearest_other(aligned[1], local_correlation), local_correlation)
+    return {"correlation": correlation, "features": _judge(*prints, _nearest_other_print(raw[1]), fingerprint_similarity)}
 
 
-def _judge(generated, training, held_out, similarity):
+def _judge(generated, training, held_out, among, similarity):
     to_training = np.array([[similarity(one, scan) for scan in training] for one in generated])
     of_held_out = np.array([[similarity(one, scan) for scan in training] for one in held_out])
-    among = np.array([max(similarity(a, b) for m, b in enumerate(training) if m != n) for n, a in enumerate(training)])
-    threshold = _threshold(np.concatenate([of_held_out.max(1), among]))
+    threshold = _threshold([*of_held_out.max(1), *among])
     held_to_generated = [max(similarity(one, other) for one in generated) for other in held_out]
     return {
         "generated": to_training.max(1).tolist(), "nearest": to_training.argmax(1).tolist(),
-        "held_out": of_held_out.max(1).tolist(), "training": among.tolist(), "threshold": threshold,
+        "held_out": of_held_out.max(1).tolist(), "training": list(among), "threshold": threshold,
         "copies": float((to_training.max(1) > threshold).mean()), "membership_auc": auc(to_training.max(0), held_to_generated),
     }  # fmt: skip
+
+
+def _nearest_other(scans, similarity) -> list[float]:
+    """Similarity of each scan to the nearest other one."""
+    return [max(similarity(a, b) for m, b in enumerate(scans) if m != n) for n, a in enumerate(scans)]
+
+
+def _nearest_other_print(raw) -> list[float]:
+    """The same for fingerprints, each scan whitened by the others: whitening pushes apart the scans that it is fitted on."""
+    found = []
+    for n, one in enumerate(raw):
+        others = raw[:n] + raw[n + 1 :]
+        whitening = _whitening(others)
+        own = _whitened(one, whitening)
+        found.append(max(fingerprint_similarity(own, _whitened(other[:1], whitening)) for other in others))
+    return found
 
 
 def _threshold(of_real):
@@ -99,9 +117,10 @@ def local_correlation(a: _Aligned, b: _Aligned) -> float:
 def _best_shift(a, b):
     """Shift (k, j, i) in voxels of 4 mm that brings ``b`` onto ``a``: the peak of their cross-correlation, by Fourier transform."""
     shape = [m + n for m, n in zip(a.shape, b.shape, strict=True)]
+    axes = (0, 1, 2)
     # both zero outside, so that tissue must meet tissue
-    spectrum = np.fft.rfftn(a - HU_RANGE[0], shape) * np.conj(np.fft.rfftn(b - HU_RANGE[0], shape))
-    peak = np.unravel_index(np.argmax(np.fft.irfftn(spectrum, shape)), shape)
+    spectrum = np.fft.rfftn(a - HU_RANGE[0], shape, axes) * np.conj(np.fft.rfftn(b - HU_RANGE[0], shape, axes))
+    peak = np.unravel_index(np.argmax(np.fft.irfftn(spectrum, shape, axes)), shape)
     ratio = int(COARSE / FINE)
     return tuple(ratio * (int(p) if p < m else int(p) - n) for p, m, n in zip(peak, a.shape, shape, strict=True))
 
@@ -138,11 +157,26 @@ def _blocks(a, b):
     return float(((x * y).sum(1) / np.maximum(norm, 1e-3)).mean())
 
 
-@torch.inference_mode()
-def _raw_fingerprint(volume: Volume, model: str) -> np.ndarray:
-    """Unwhitened numbers (slabs, d), from foot to head: the deepest features (16 mm), pooled over twelfths of the body's box."""
-    network = load_segmenter(model)
+def _raw_fingerprints(volume: Volume, segmenter: str | None) -> list[np.ndarray]:
+    """Unwhitened numbers (slabs, d), from foot to head, of slabs that begin at the volume's end and 8 mm above.
+
+    Two cuts through one body are alike only where their slabs lie alike; so one is compared with both of the other. In-plane the body's
+    box decides where the network's grid lies.
+    """
+    network = load_segmenter(segmenter or SEGMENTER)
     hu, *_ = on_working_grid(volume)
+    rows, columns = ((hu > BODY_HU).any(0).mean(axis) > 0.05 for axis in (1, 0))
+    hu = hu[:, rows][:, :, columns]
+    phases = (0, int(SLAB_MM / WORKING_SPACING / 2)) if hu.size else ()
+    found = [_raw_fingerprint(network, hu[phase:]) for phase in phases if phase < len(hu)]
+    if not any(map(len, found)):
+        raise UnusableInput("The volume shows no body, so it has no fingerprint; check that its values are Hounsfield units.")
+    return [one for one in found if len(one)]
+
+
+@torch.inference_mode()
+def _raw_fingerprint(network, hu: np.ndarray) -> np.ndarray:
+    """The deepest features (16 mm) of the working grid, pooled over twelfths of the body's box: (slabs, d)."""
     stride = network.config.stride
     parts = []
     for _, inner, slab in slabs(hu, stride):
@@ -150,7 +184,7 @@ def _raw_fingerprint(volume: Volume, model: str) -> np.ndarray:
             deepest = network.encode(windows(slab))[-1][0].float().numpy()
         parts.append(deepest[:, inner.start // stride : -(-inner.stop // stride)])
     features = np.concatenate(parts, axis=1)  # (C, slabs, h, w)
-    body = hu > -500
+    body = hu > BODY_HU
     rows = []
     for n in range(features.shape[1]):
         part = body[int(n * SLAB_MM / WORKING_SPACING) : int((n + 1) * SLAB_MM / WORKING_SPACING)].any(0)
@@ -161,22 +195,34 @@ def _raw_fingerprint(volume: Volume, model: str) -> np.ndarray:
         cells = [cell.mean((1, 2)) for row in np.array_split(box, GRID[0], 1) for cell in np.array_split(row, GRID[1], 2) if cell.size]
         if len(cells) == GRID[0] * GRID[1]:
             rows.append(np.concatenate(cells))
-    if not rows:
-        raise UnusableInput("The volume shows no body, so it has no fingerprint; check that its values are Hounsfield units.")
     return np.array(rows)
 
 
-def _whitening(scans: list[np.ndarray]):
+def _whitened(one, whitening):
+    mean, basis = whitening
+    return [(part - mean) @ basis.T for part in one]
+
+
+def _whitening(scans: list[list[np.ndarray]]):
     """Mean and basis that bring slabs of the training scans to unit variance along their first principal components."""
-    rows = np.concatenate(scans)
+    rows = np.concatenate([one[0] for one in scans])
     mean = rows.mean(0)
     _, spread, axes = np.linalg.svd(rows - mean, full_matrices=False)
-    spread = spread[:NUMBERS] / np.sqrt(len(rows))
-    return mean, axes[:NUMBERS] / np.maximum(spread, 1e-6)[:, None]
+    count = min(NUMBERS, max(len(rows) // 4, 2))  # of few slabs, the last components are chance
+    spread = np.maximum(spread[:count], 1e-3 * spread[0]) / np.sqrt(len(rows))
+    return mean, axes[:count] / spread[:, None]
 
 
-def fingerprint_similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean cosine of the slabs (n, 32) that lie beside each other, at the best shift along the body; 1 is the same scan."""
+def fingerprint_similarity(a: list[np.ndarray], b: np.ndarray | list[np.ndarray]) -> float:
+    """Mean cosine of the slabs (n, 32) that lie beside each other, at the best shift along the body; 1 is the same scan.
+
+    ``a`` is a volume's fingerprint from several beginnings; of ``b`` the first is taken.
+    """
+    b = b[0] if isinstance(b, list) else b
+    return max(_slab_similarity(one, b) for one in a)
+
+
+def _slab_similarity(a, b):
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6) for x in (a, b))
     cosine = a.astype(np.float64) @ b.T.astype(np.float64)
     least = max(int(np.ceil(OVERLAP * min(cosine.shape))), 1)
@@ -189,39 +235,64 @@ def fingerprints_path(model: str) -> Path:
     return Path(load_card(model).path).with_suffix(".fingerprints.npz")
 
 
-def write_fingerprints(data, target, *, leave_out: tuple[str, ...] = (), segmenter: str = "segmenter") -> float:
+def write_fingerprints(data, target, *, leave_out: tuple[str, ...] = (), segmenter: str | None = None) -> float:
     """Write the fingerprints of every case under ``data`` but those named in ``leave_out`` to ``target``; returns the suggested limit.
 
-    The limit is three standard deviations above the mean similarity of each scan to its nearest other.
+    The limit is two standard deviations above the mean similarity of each scan to its nearest other.
     """
     folders = [path.parent for path in sorted(Path(data).glob("*/ct.nrrd")) if path.parent.name not in leave_out]
     if len(folders) < 2:
         raise UnusableInput(f"Fingerprints need at least two cases, and {data} holds {len(folders)}; each is a folder with a ct.nrrd.")
-    raw = [_raw_fingerprint(read_volume(folder / "ct.nrrd"), segmenter) for folder in folders]
+    raw = [_raw_fingerprints(read_volume(folder / "ct.nrrd"), segmenter) for folder in folders]
     mean, basis = _whitening(raw)
-    scans = [(one - mean) @ basis.T for one in raw]
-    among = [max(fingerprint_similarity(a, b) for m, b in enumerate(scans) if m != n) for n, a in enumerate(scans)]
+    scans = [(one[0] - mean) @ basis.T for one in raw]
+    limit = _threshold(_nearest_other_print(raw))
     with written_beside(Path(target)) as part, open(part, "wb") as file:
-        np.savez_compressed(file, mean=mean.astype(np.float16), basis=basis.astype(np.float16), limit=_threshold(among),
-                            rows=np.concatenate(scans).astype(np.float16), lengths=[len(one) for one in scans])  # fmt: skip
-    return _threshold(among)
+        np.savez_compressed(file, mean=mean.astype(np.float16), basis=basis.astype(np.float16), limit=limit,
+                            segmenter=load_card(segmenter or SEGMENTER).sha256, rows=np.concatenate(scans).astype(np.float16),
+                            lengths=[len(one) for one in scans])  # fmt: skip
+    return limit
 
 
-def similarity_to_training(volume: Volume, model: str, *, segmenter: str = "segmenter") -> tuple[float, float]:
+def check_limit(limit: float, model: str) -> None:
+    """Raise UnusableInput, before any work, if ``limit`` is no similarity or ``model`` has no fingerprints."""
+    if not 0 < limit <= 1:
+        raise UnusableInput(f"'--reject-similar {limit:g}' is not a similarity; give a number above 0 and at most 1, for example 0.75.")
+    _fingerprints(model)
+
+
+def refuse_similar(volume: Volume, model: str, limit: float) -> None:
+    """Raise SynthesisFailed if ``volume`` is at least ``limit`` similar to a scan that ``model`` was trained on."""
+    similarity, _ = similarity_to_training(volume, model)
+    if similarity >= limit:
+        raise SynthesisFailed(
+            f"Nothing was written because the CT resembles a training scan (similarity {similarity:.2f}, limit {limit:g}); "
+            "try another --seed, or another segmentation if it is that scan's own."
+        )
+
+
+def similarity_to_training(volume: Volume, model: str, *, segmenter: str | None = None) -> tuple[float, float]:
     """How similar ``volume`` is to the nearest scan that ``model`` was trained on (1 is the same), and the limit suggested for it.
 
     Raises
     ------
     UnusableInput
-        If no fingerprints lie beside the model's weights.
+        If no fingerprints lie beside the model's weights, or they were made with another re-segmenter.
     """
+    mean, basis, scans, limit = _fingerprints(model, segmenter)
+    own = _whitened(_raw_fingerprints(volume, segmenter), (mean, basis))
+    return max(fingerprint_similarity(own, scan) for scan in scans), limit
+
+
+def _fingerprints(model, segmenter=None):
     path = fingerprints_path(model)
     try:
         with np.load(path, allow_pickle=False) as kept:
             mean, basis, rows, lengths, limit = (kept[name].astype(float) for name in ("mean", "basis", "rows", "lengths", "limit"))
+            made_with = str(kept["segmenter"])
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(f"No fingerprints of training scans lie beside model '{model}' ({path}), so nothing can be compared; "
+        raise UnusableInput(f"No fingerprints of training scans lie beside the model '{model}' ({path}), so nothing can be compared; "
                             "choose a model that ships, or leave out --reject-similar.") from error  # fmt: skip
-    own = (_raw_fingerprint(volume, segmenter) - mean) @ basis.T
-    scans = np.split(rows, np.cumsum(lengths.astype(int))[:-1])
-    return max(fingerprint_similarity(own, scan) for scan in scans), float(limit)
+    if made_with != load_card(segmenter or SEGMENTER).sha256:
+        raise UnusableInput(f"The fingerprints {path} were made with another re-segmenter; make them anew, or leave out --reject-similar.")
+    return mean, basis, np.split(rows, np.cumsum(lengths.astype(int))[:-1]), float(limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,17 @@ class Case:
     @cached_property
     def body(self) -> np.ndarray:
         return self.regions.array > 0
+
+    @cached_property
+    def _known(self) -> dict:
+        return {}
+
+    def once(self, function, mask: np.ndarray):
+        """``function(hu, mask, spacing)`` of the scan, computed once for each mask: a real scan is compared with many drawn ones."""
+        key = function, mask.shape, zlib.crc32(np.packbits(mask))
+        if key not in self._known:
+            self._known[key] = function(self.ct.array, mask, self.spacing)
+        return self._known[key]
 
     @cached_property
     def understood(self) -> tuple[Understood, ...]:
@@ -138,13 +150,10 @@ def load_case(folder: Path, cache: Path | None = None) -> Case:
     """Read a case; its regions are kept in ``cache``, because they take a while."""
     ct = read_volume(folder / "ct.nrrd")
     kept = cache / f"{folder.name}.seg.nrrd" if cache else None
-    if kept and kept.is_file():
-        regions = read_segmentation(kept)
-    else:
-        regions = segment_regions(ct)
-        if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_segmentation(regions, kept)
+    if kept and not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_segmentation(segment_regions(ct), kept)
+    regions = read_segmentation(kept) if kept else segment_regions(ct)
     organs = None
     masks = next((folder / name for name in ("segmentation.nrrd", "segmentation.seg.nrrd") if (folder / name).is_file()), None)
     if masks:

@@ -55,13 +55,13 @@ def fit_projection(raw: np.ndarray, dimensions: int = DIMENSIONS) -> dict[str, t
 
 
 @torch.inference_mode()
-def raw_features(network: Segmenter, volume: Volume, planes=PLANES) -> dict[str, np.ndarray]:
-    """Unprojected features (n, d) by plane: means of the deeper levels at 2 mm, means and spreads of the first two at 1 mm."""
+def raw_features(network: Segmenter, volume: Volume, planes=PLANES, step: float = STEP) -> dict[str, np.ndarray]:
+    """Unprojected features (n, d) by plane, every ``step`` mm: deeper levels' means at 2 mm, the first two's means and spreads at 1 mm."""
     hu, *_ = on_working_grid(volume)
     fine, *_ = on_working_grid(volume, WORKING_SPACING / 2)
     body = class_shares(network, hu).argmax(0) > 0
     levels = _deep_levels(network, hu)
-    return {plane: _of_plane(network, PLANES.index(plane), hu, fine, body, levels) for plane in planes}
+    return {plane: _of_plane(network, PLANES.index(plane), hu, fine, body, levels, step) for plane in planes}
 
 
 def _deep_levels(network, hu):
@@ -76,9 +76,9 @@ def _deep_levels(network, hu):
     return [np.concatenate(parts, axis=1) for parts in kept]
 
 
-def _of_plane(network, axis, hu, fine, body, levels):
+def _of_plane(network, axis, hu, fine, body, levels, step):
     area = np.moveaxis(body, axis, 0).mean((1, 2))
-    step = int(round(STEP / WORKING_SPACING))
+    step = int(round(step / WORKING_SPACING))
     found = []
     for position in range(step // 2, hu.shape[axis], step):
         if area[position] < LEAST_BODY:
@@ -90,7 +90,8 @@ def _of_plane(network, axis, hu, fine, body, levels):
             row.append(_weighted(plane, _pooled(inside, 2**level, plane.shape[1:]))[0])
         row += _of_slab(network, fine, inside, axis, position)
         found.append(np.concatenate(row))
-    return np.array(found)
+    width = network.config.width
+    return np.array(found).reshape(len(found), sum(width[1:]) + 2 * sum(width[:FINE_LEVELS]))
 
 
 def _of_slab(network, fine, inside, axis, position):

@@ -51,6 +51,11 @@ class Plan:
     pictures: bool = True
     device: str = "auto"
 
+    @property
+    def regions(self) -> Path:
+        """Where the cases' regions are kept: another folder for another way to find them."""
+        return self.out / "regions" / source_of("regions.py", "volume.py")
+
     def __post_init__(self):
         for what, known in (("conditions", tuple(CONDITIONS)), ("modes", MODES), ("rows", ROWS)):
             if unknown := [name for name in getattr(self, what) if name not in known]:
@@ -103,7 +108,7 @@ def evaluate(plan: Plan, report: Callable[[str], None] = print) -> dict:
         run.absent["others"] = "Other persons: none (give --training DIR), so no rows 'real' and 'nearest', and no Fréchet distances."
         report(f"note: {run.absent['others']}")
     for folder in folders:
-        case = load_case(folder, plan.out / "regions")
+        case = load_case(folder, plan.regions)
         if card is not None and folder.name in str(card.training_data):
             report(f"note: {folder.name} is among the model's training data; its figures are not those of an unseen person.")
         _evaluate_case(run, case)
@@ -156,7 +161,8 @@ def _evaluate_case(run: _Run, case: Case) -> None:
 def _evaluate_row(run: _Run, task: Task, row: str) -> Volume:
     case, name = task.case, f"{task.case.name}/{task.condition}-{task.mode}-{row}"
     weights = run.card.sha256 if row in ("model", "per_slice") else ""
-    key = key_of(name, task.request.to_json(), task.labelmap.array, task.labelmap.segments, weights, source_of(*_ENGINE))
+    told = task.labelmap.array, [(s.value, s.name) for s in task.labelmap.segments]
+    key = key_of(name, task.request.to_json(), *told, weights, source_of(*_ENGINE))
     volume = run.kept.volume(name, key)
     if volume is None:
         started = time.monotonic()
@@ -180,14 +186,15 @@ def _evaluate_row(run: _Run, task: Task, row: str) -> Volume:
 
 def _evaluate_ceilings(run: _Run, case: Case, others: list[Path]) -> None:
     """Other persons against this one: some as they are (``real``), and the one who fits best, moved onto this grid (``nearest``)."""
-    cache, plan = run.plan.out / "regions", run.plan
+    cache, plan = run.plan.regions, run.plan
     some = [others[n] for n in sorted({round(n) for n in np.linspace(0, len(others) - 1, min(MOST_OTHERS, len(others)))})]
     if "real" in plan.rows:
         for folder in some:
             def compare(folder=folder):
                 return measures.person_against(load_case(folder, cache), case)
 
-            figures = _figures(run, f"{case.name}/real-{folder.name}", key_of(case.name, folder.name), compare)
+            key = key_of(case.name, folder.name, source_of("regions.py", "volume.py"))
+            figures = _figures(run, f"{case.name}/real-{folder.name}", key, compare)
             run.records.append({"case": case.name, "row": "real", "person": folder.name} | figures)
         _gather(run, ("", "", "real"), f"{case.name}/real", key_of(case.name, case.ct.array), case.ct)
     if "nearest" in plan.rows:
@@ -298,7 +305,7 @@ def _distances(run: _Run, others: list[Path]) -> list[dict]:
     away = {}
     for folder in others:
         name, key = f"others/{folder.name}", key_of(folder.name, source_of("evaluation/cases.py"))
-        _gather(run, ("", "", folder.name), name, key, lambda folder=folder: load_case(folder, run.plan.out / "regions").ct)
+        _gather(run, ("", "", folder.name), name, key, lambda folder=folder: load_case(folder, run.plan.regions).ct)
         away[folder.name] = run.features.pop(("", "", folder.name))[0]
     nearest = {record["person"] for record in run.records if record["row"] == "nearest"}
     found = []
@@ -308,9 +315,18 @@ def _distances(run: _Run, others: list[Path]) -> list[dict]:
         for plane in PLANES if rest else ():
             n = min(sum(len(f[plane]) for f in side) for side in (*run.features.values(), rest))
             distance = frechet_interval([f[plane] for f in own], [f[plane] for f in rest], n=n)
-            entry |= {f"{key}.{plane}": float(distance[key]) for key in ("frechet", "low", "high")}
+            entry |= {f"frechet.{plane}": distance["frechet"], f"frechet_range.{plane}": [distance["low"], distance["high"]]}
+        if run.plan.inception and row in METHODS:
+            entry["inception_score"] = _inception_score(run.plan, f"{condition}-{mode}-{row}")
         found.append(entry)
     return _over_real(found)
+
+
+def _inception_score(plan: Plan, name: str) -> float:
+    from ..files import read_volume
+    from .inception import inception_score
+
+    return inception_score([read_volume(path) for path in sorted((plan.out / "volumes").glob(f"*/{name}.nrrd"))], plan.inception)
 
 
 def _over_real(found: list[dict]) -> list[dict]:

@@ -33,7 +33,10 @@ def as_markdown(result: dict) -> str:
         f"# Evaluation of the model {model.get('name', '(none)')} {model.get('version', '')}".rstrip(),
         "",
         f"Cases: {', '.join(result['cases'])}. Other persons: {len(result['other_persons'])}. Seed {result['seed']}. Means over the cases; "
-        "✓ and ✗ say whether a target holds. Wherever a cell gives one number for several structures it is the worst of them.",
+        "✓ and ✗ say whether a target holds. Where a cell gives one number for several tissues it is the worst of them; **none** means "
+        "that the method drew nothing of what was to be measured. A tissue that the mask told is compared in place, one that had to be "
+        "made up is looked for in both scans by the same rules. Seconds are scaled from the cases to 256 × 256 × 128 voxels, on this "
+        "machine as busy as it was: `ctsynthesis benchmark` measures them properly.",
         "",
     ]
     lines += [f"- {sentence}" for sentence in result["absent"]]
@@ -92,7 +95,7 @@ _TISSUES = ("soft_tissue", "fat", "bone", "lungs", "blood")
 def _table(title, entries, mode, ranges):
     heads = ["method", *(figure.name for figure in FIGURES), "mean absolute error / SSIM / PSNR in the body", "seconds; peak MB"]
     lines = ["", f"## {title}", "", _row(heads), _rule(len(heads)), _row(["target", *(figure.target(mode) for figure in FIGURES), "", ""])]
-    for entry in entries:
+    for entry in sorted(entries, key=lambda e: list(ROW_TITLES).index(e["row"])):
         cells = [_cell(figure, entry, mode, ranges, marks=entry["row"] != "real") for figure in FIGURES]
         image = " / ".join(_number(entry.get(key), digits) for key, digits in (("mae", 0), ("ssim", 2), ("psnr", 1)))
         cost = f"{_number(entry.get('seconds'), 1)}; {_number(entry.get('peak_mb'), 0)}"

@@ -16,7 +16,8 @@ def drawn_against(drawn: Case, real: Case, labelmap: LabelMap, borders: dict[int
     """Figures of a drawn volume, which is the real case with another CT, against the real scan.
 
     A tissue that ``labelmap`` told is compared where it was told, voxel by voxel. One that the method had to make up is looked for in
-    both scans by the same rules, and then only its distribution is compared; ``missing.bone`` is 1 where there is none to be found.
+    both scans by the same rules, and then only its distribution is compared; ``missing.bone`` is 1 where there is none to be found, and
+    ``missing.grain`` where there is no even soft tissue to read it from.
 
     Parameters
     ----------
@@ -43,6 +44,7 @@ def drawn_against(drawn: Case, real: Case, labelmap: LabelMap, borders: dict[int
         figures |= _histograms(tissue, pairs)
     even = _even(drawn, real, where["soft_tissue"], "soft_tissue" in known)
     figures |= _grain((drawn, even[0]), (real, even[1]))
+    figures["missing.grain"] = float(math.isnan(figures["spectrum"]) and np.isfinite(real.once(texture.noise_spectrum, even[1])[1]).all())
     if borders is not None:
         figures["border_jump"] = coherence.border_jump(drawn.ct.array, borders, even[1]) if any(borders.values()) else 0.0
     figures |= _inside_structures((drawn, real), where["lungs"], where["bone"])
@@ -94,34 +96,35 @@ def _histograms(tissue, pairs):
 def _even(drawn, real, soft, is_told):
     """Where the grain of both is read: where the real scan is even and soft tissue was told, else where each of them is."""
     if is_told:
-        even = texture.even_interior(real.ct.array, soft[1], real.spacing)
+        even = real.once(texture.even_interior, soft[1])
         return even, even
-    return tuple(texture.even_interior(c.ct.array, mask, c.spacing) for c, mask in zip((drawn, real), soft, strict=True))
+    return tuple(c.once(texture.even_interior, mask) for c, mask in zip((drawn, real), soft, strict=True))
 
 
 def _grain(*pairs):
     """Spectrum and differences of neighbours; each pair is (case, where its grain is read)."""
-    spectra = [texture.noise_spectrum(case.ct.array, even, case.spacing) for case, even in pairs]
-    one, other = ([*coherence.neighbour_change(c.ct.array, e).items(), ("slope", coherence.gradient_energy_ratio(c.ct.array, e, c.spacing))]
-                  for c, e in pairs)  # fmt: skip
-    ratios = {axis: _ratio(a, b) for (axis, a), (_, b) in zip(one, other, strict=True)}
-    figures = {f"change.{axis}": ratios[axis] for axis in "ijk"}
-    return {"spectrum": texture.spectrum_difference(*spectra)} | figures | {"slope_ratio": ratios["slope"]}
+    figures = {"spectrum": texture.spectrum_difference(*(case.once(texture.noise_spectrum, even) for case, even in pairs))}
+    one, other = (case.once(_changes, even) for case, even in pairs)
+    figures |= {f"change.{axis}": _ratio(one[axis], other[axis]) for axis in "ijk"}
+    return figures | {"slope_ratio": _ratio(*(case.once(coherence.gradient_energy_ratio, even) for case, even in pairs))}
+
+
+def _changes(hu, even, spacing):
+    return coherence.neighbour_change(hu, even)
 
 
 def _inside_structures(cases, lungs, bone):
     """Vessels in the lungs, marrow in the bones, fat and muscle in the body."""
     figures = {}
-    scans = [(c.ct.array, c.spacing) for c in cases]
     if all(mask.any() for mask in lungs):
-        one, other = (structure.lung_vessels(hu, mask, spacing) for (hu, spacing), mask in zip(scans, lungs, strict=True))
+        one, other = (case.once(structure.lung_vessels, mask) for case, mask in zip(cases, lungs, strict=True))
         figures["vessel_volume"] = _ratio(one["volume_fraction"], other["volume_fraction"])
         figures["vessel_length"] = _ratio(one["length_mm"], other["length_mm"])
         figures["vessel_branches"] = _ratio(one["branches"], other["branches"])
     if all(mask.any() for mask in bone):
-        profiles = [structure.bone_profile(hu, mask, spacing) for (hu, spacing), mask in zip(scans, bone, strict=True)]
+        profiles = [case.once(structure.bone_profile, mask) for case, mask in zip(cases, bone, strict=True)]
         figures["bone_profile"] = float(structure.profile_distance(*profiles))
-    one, other = (structure.fat_muscle(c.ct.array, c.body, c.spacing) for c in cases)
+    one, other = (case.once(structure.fat_muscle, case.body) for case in cases)
     return figures | {f"{tissue}_points": 100 * abs(one[tissue] - other[tissue]) for tissue in ("fat", "muscle")}
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..anatomy import understand
+from ..anatomy import Tissue, structure, understand
 from ..errors import UnusableInput
+from ..modelstore import load_card
 from ..synthesis.outline import OUTLINES, derive_outline
-from ..synthesis.request import Request
+from ..synthesis.request import FILLED, Request
 from ..volume import AIR_HU, LabelMap
 from .cases import Case
 from .conditions import BODY
@@ -54,12 +55,20 @@ class Task:
         return {s.name for s in self.labelmap.segments if s.value in present}
 
     def mean_and_spread(self) -> dict[int, tuple[float, float]]:
-        """By label value: from the real scan when it is given, else from the anatomy table."""
+        """By label value: from the real scan when it is given, else from the anatomy table.
+
+        Where the body is not specified further, the spread is that of its soft tissue: that of everything in it would drown all else.
+        """
         found = {}
+        soft = structure("soft_tissue")
         for u in understand(self.outlined.segments, phase=self.request.phase):
+            whole = u.structure.tissue is Tissue.BODY
             inside = self.case.ct.array[(self.outlined.array == u.segment.value) & self.case.body] if self.mode == "given" else ()
-            enough = len(inside) >= FEWEST
-            found[u.segment.value] = (float(inside.mean()), float(inside.std())) if enough else (u.mean_hu, u.sd_hu)
+            if len(inside) < FEWEST:
+                found[u.segment.value] = u.mean_hu, soft.sd(self.request.phase) if whole else u.sd_hu
+                continue
+            grain = self.case.ct.array[self.case.region("soft_tissue")] if whole else inside
+            found[u.segment.value] = float(inside.mean()), float(grain.std()) if len(grain) >= FEWEST else soft.sd()
         return found
 
 
@@ -79,7 +88,7 @@ def request_for(case: Case, labelmap: LabelMap, mode: str, *, model: str, seed: 
         return request
     from ..synthesis.match import match
 
-    return match(labelmap, case.ct, request)[0]
+    return match(labelmap, case.ct, request, regions=case.regions)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the rows
@@ -95,16 +104,24 @@ def model(task: Task) -> Drawn:
 
 
 def per_slice(task: Task) -> Drawn:
-    """The same model, slice by slice: no neighbours to look at, and grain that no slice shares with another."""
-    from ..synthesis.generate import generate
+    """The same network, slice by slice: no neighbours to look at, and grain that no slice shares with another.
 
-    labels, geometry = task.outlined, task.labelmap.geometry
-    hu = np.full(geometry.shape, AIR_HU, np.int16)
-    for k in range(geometry.shape[0]):
-        if labels.array[k].any():
-            one = LabelMap(labels.array[k : k + 1], geometry.crop((k, 0, 0), (1, *geometry.shape[1:])), labels.segments)
-            hu[k] = generate(one, replace(task.request, seed=_own_seed(task.request.seed, k))).volume.array[0]
-    return Drawn(hu)
+    What is filled in where the mask says nothing is the same as for the model.
+    """
+    from ..synthesis import mask_cgan
+    from ..synthesis.generate import condition_of
+
+    card = load_card(task.request.model)
+    if card.kind != "slab_gan":
+        raise UnusableInput(f"The model '{card.name}' sees one slice at a time as it is.")
+    labels, request, geometry = task.outlined, task.request, task.labelmap.geometry
+    present = set(np.unique(labels.array).tolist())
+    understood = understand(labels.segments, phase=request.phase, hu=request.hu, elsewhere=FILLED)
+    condition, _ = condition_of(labels.array, [u for u in understood if u.segment.value in present], geometry, request)
+    engine, (first, *rest) = mask_cgan.load(card, request.device), geometry.lattice_origin()
+    slices = (engine.generate(replace(condition, values=condition.values[k : k + 1]), (first + k, *rest), seed=_own_seed(request.seed, k))
+              for k in range(geometry.shape[0]))  # fmt: skip
+    return Drawn(np.concatenate(list(slices)))
 
 
 def mean(task: Task) -> Drawn:

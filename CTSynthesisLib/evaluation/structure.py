@@ -23,7 +23,7 @@ def lung_vessels(hu, lungs, spacing) -> dict[str, float]:
     """The branching vessels (and airway walls) inside the lungs.
 
     A vessel is brighter than the lung around it by 200 HU after a blur of 1 mm, at least 3 mm from the pleura, in pieces of at least
-    0.1 ml. White noise has no such pieces.
+    0.1 ml. White noise has no such pieces; strong coarse noise may have their volume, but not their length: read the two together.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class Limit:
         values = {key: figures[key] for key in self.keys if key in figures and math.isfinite(figures[key])}
         missing = any(figures.get(f"missing.{tissue}", 0) > 0.5 for tissue in {k.partition(".")[2] for k in self.keys} | {self.of} - {""})
         if not values:
-            return ("none", False) if missing else ("–", None)
+            return ("**none**", False) if missing else ("–", None)
         if self.signed and len(values) > 1:
             text = f"{min(values.values()):.{self.digits}f}-{max(values.values()):.{self.digits}f}"
         else:
@@ -81,7 +81,9 @@ FIGURES = (
         _between("spread", tuple(f"spread_ratio.{t}" for t in SPREAD_OF), 0.85, 1.18, blind=None),
         _up_to("Wasserstein", tuple(f"wasserstein.{t}" for t in SPREAD_OF), 25),
     )),
-    Figure("noise spectrum (mean absolute log ratio)", "≤ 0.25", REAL_RANGE, (_up_to("spectrum", ("spectrum",), 0.25, digits=2),)),
+    Figure("noise spectrum (mean absolute log ratio)", "≤ 0.25", REAL_RANGE, (
+        Limit("spectrum", ("spectrum",), (0, 0.25), None, 2, of="grain"),
+    )),
     Figure("neighbour-slice change, all planes", "0.85-1.18 of real", "same", (
         _between("sagittal", ("change.i",), 0.85, 1.18),
         _between("coronal", ("change.j",), 0.85, 1.18),

@@ -41,8 +41,7 @@ def read_volume(path) -> Volume:
     if path.is_dir() or (_extension(path) not in _READABLE and _is_dicom(path)):
         from . import dicom_series
 
-        array, geometry, notes = dicom_series.read_series(path)
-        metadata = {}
+        array, geometry, metadata, notes = dicom_series.read_series(path)
     else:
         array, geometry, metadata, notes = _read_image(path)
     if array.ndim != 3:

@@ -144,7 +144,10 @@ def _even_step(positions, normal, folder):
 
 
 def read_series(path):
-    """Return ``(array, geometry, notes)`` of the CT series in the folder ``path`` (or of the file ``path``), in Hounsfield units."""
+    """Return ``(array, geometry, metadata, notes)`` of the CT series in the folder ``path`` (or of the file ``path``), in Hounsfield units.
+
+    The metadata hold the slice thickness, which need not be the slice spacing; never what identifies the patient.
+    """
     series = find_series(path)
     modality = series.headers[0].get("Modality")
     if modality != "CT":
@@ -157,4 +160,5 @@ def read_series(path):
             slices.append(np.squeeze(sitk.GetArrayFromImage(sitk.ReadImage(str(file))), axis=0))  # GDCM applies slope and intercept
         except (RuntimeError, ValueError) as error:
             raise UnusableInput(f"{file} is damaged or incomplete; copy or export it again.") from error
-    return np.stack(slices), series.geometry, series.notes
+    thickness = series.headers[0].get("SliceThickness")
+    return np.stack(slices), series.geometry, {"SliceThickness": str(thickness)} if thickness else {}, series.notes

@@ -17,7 +17,7 @@ from .slab_unet import PixelNorm
 
 @dataclass(frozen=True)
 class CompletionUNetConfig:
-    inputs: int = 10  # what synthesis.completion makes of a label map
+    inputs: int = 28  # what synthesis.completion makes of a label map
     classes: int = 6
     width: tuple[int, ...] = (16, 48, 96, 128)  # channels at 4, 8, 16 and 32 mm
 

@@ -30,7 +30,7 @@ class SegmenterConfig:
 def windows(hu: torch.Tensor) -> torch.Tensor:
     """HU (B, D, H, W) as the network's two channels (B, 2, D, H, W): all of CT coarsely, and soft tissue finely."""
     hu = hu.float()
-    return torch.stack([(hu / 500 + 0.5).clamp(-1.1, 2.5), ((hu - 30) / 120).clamp(-1.5, 1.5)], dim=1)
+    return torch.stack([(hu / 500 + 0.5).clamp(-1.6, 2.5), ((hu - 30) / 120).clamp(-1.5, 1.5)], dim=1)
 
 
 class Block(nn.Sequential):

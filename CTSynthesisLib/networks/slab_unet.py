@@ -16,6 +16,7 @@ from torch import nn
 # At these levels each slice is mixed with its neighbours: four times in all, so that a voxel sees four slices to either side.
 MIXED_GOING_DOWN = (1, 2, 4)
 MIXED_GOING_UP = (1,)
+SCALARS = 8  # the last channels of the condition hold for the whole scan
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class SlabUNet(nn.Module):
         self.mix_up = nn.ModuleList(SliceMix(w[n]) for n in MIXED_GOING_UP)
         self.last = Conv(w[0], w[0], norm=False)
         self.head = nn.Conv2d(w[0], 1 + config.grain_channels, 3, padding=1)
+        self.tone = nn.Linear(SCALARS, config.grain_channels)  # how the scan as a whole sets the grain; by convolutions alone it came late
         self._initialise()
 
     def _initialise(self):
@@ -100,6 +102,8 @@ class SlabUNet(nn.Module):
                 mix.mix.weight *= 0.3
         nn.init.zeros_(self.head.weight)  # an untrained network adds nothing but faint grain
         nn.init.constant_(self.head.bias[1:], -4.5)
+        nn.init.zeros_(self.tone.weight)
+        nn.init.zeros_(self.tone.bias)
 
     def forward(self, condition, noise):
         batch, depth = condition.shape[:2]
@@ -119,4 +123,12 @@ class SlabUNet(nn.Module):
         x = self.last(x)  # (B·D, width[0], H, W)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would step by several HU
             maps = F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1).unflatten(0, (batch, depth))
-        return maps[:, :, 0], maps[:, :, 1:].clamp(-8, 0)
+            tone = self.tone(_scalars(condition).float())[:, None, :, None, None]  # (B, 1, G, 1, 1)
+        return maps[:, :, 0], (maps[:, :, 1:] + tone).clamp(-8, 0)
+
+
+def _scalars(condition):
+    """The figures that hold for the whole slab (B, SCALARS), the noise level as a logarithm; see ``Scan.scalars``."""
+    scalars = condition[:, 0, -SCALARS:, 0, 0]
+    noise, known = scalars[:, 2:3], scalars[:, 3:4]
+    return torch.cat([scalars[:, :2], known * noise.clamp(min=0.05).log(), scalars[:, 3:]], dim=1)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..anatomy import Tissue
+from ..networks.slab_unet import SCALARS
 from .hu_map import HUMap
 
 # The classes the network knows. Parenchyma, muscle, fluid and hollow organs differ by their expected HU and their borders.
@@ -22,7 +23,6 @@ CLASS_OF_TISSUE = {
 }  # fmt: skip
 BODY_HU = 20.0  # given for the interior that nobody specified; the network knows that it says nothing
 CLASSES = 8
-SCALARS = 8
 CHANNELS = CLASSES + 4 + SCALARS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..modelstore import ModelCard, load_card
 from ..volume import AIR_HU, Geometry, LabelMap, Segment, Volume, reorder, resample, restore
 from .memory import check_memory
 from .outline import OUTLINES, derive_outline
-from .request import Request
+from .request import FILLED, Request
 
 TRAINED_SPACING = (0.6, 3.2)  # mm in-plane
 TRAINED_SLICES = (0.7, 6.0)  # mm
@@ -24,7 +25,6 @@ SHARPNESS = {"soft": 0.25, None: 0.4, "sharp": 0.8}
 FEATHER_MM = 2.0  # over which a generated segment fades into the reference CT around it
 
 
-FILLED = ("bowel_gas", "lungs", "fat", "soft_tissue", "blood", "bone", "lung_vessels")  # what may be filled in; "hu" may name them
 VESSELS = ("lung_vessels", "lung_arteries", "lung_veins")
 
 
@@ -53,6 +53,7 @@ def generate(
     *,
     names: dict[str, str] | None = None,
     reference: Volume | None = None,
+    assumed: Iterable[str] = (),
     progress=None,
     cancelled=None,
 ) -> Result:
@@ -64,6 +65,8 @@ def generate(
         The user's corrections: structure name by segment name.
     reference : Volume, optional
         The CT that surrounds the segments when ``request.outside`` is ``reference``.
+    assumed : iterable of str
+        What was assumed in making the request, to be told with the rest.
     progress : callable, optional
         ``progress(fraction, stage)``.
     cancelled : callable, optional
@@ -88,9 +91,9 @@ def generate(
         raise UnusableInput("The segmentation is empty: no voxel belongs to any segment; paint something first.")
     card = load_card(request.model)
     if not card.generates:
-        raise UnusableInput(f"The model '{card.name}' measures CT and generates none; choose a model that does, for example default.")
+        raise UnusableInput(f"The model '{card.name}' generates no CT by itself; choose one that does, for example default.")
     check_memory(labelmap.array.size)
-    assumptions = [u.note for u in understood if u.note]
+    assumptions = [*assumed, *(u.note for u in understood if u.note)]
     surroundings = _surroundings(labelmap, request, reference)
     labels, sentence = _with_outline(labelmap, understood, request, draws_surroundings=card.kind == "habijan2022")
     assumptions += [sentence] if sentence else []
@@ -205,7 +208,8 @@ def _scan(geometry: Geometry, request: Request):
 
 
 def _is_set(u: Understood, request: Request) -> bool:
-    return u.segment.hu is not None or bool(request.hu) and bool({u.segment.name, u.structure.name} & set(request.hu))
+    keys = {key.casefold() for key in request.hu or ()}
+    return u.segment.hu is not None or bool({u.segment.name.casefold(), u.structure.name} & keys)
 
 
 def _with_outline(labelmap: LabelMap, understood, request: Request, draws_surroundings: bool):

@@ -20,7 +20,7 @@ SLAB = 20.0  # mm: thinner stacks are judged as if they were this thick
 BEYOND = 70.0  # mm: lungs that the grid's border cuts are taken to go on this far, so that vessels cross the border
 HILUM_STEP = 16.0  # mm: the hilum's place is rounded to this
 FINEST = 1.5  # mm: thicker slices are drawn in layers no thicker than this and keep what fills half of them
-BEND, BACK, CALIBRE = 0.9, 0.7, 1.5  # weights of a branch's bend, of its root's way from the hilum, and of leaving a thick vessel
+BEND, BACK, CALIBRE = 0.9, 0.6, 1.5  # weights of a branch's bend, of its root's way from the hilum, and of leaving a thick vessel
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Level:
     depth: float
 
 
-LEVELS = (Level(60, 3.6, 1.7, 18), Level(35, 2.0, 1.0, 12), Level(20.5, 1.25, 0.85, 7), Level(13.2, 0.92, 0.7, 3.5))
+LEVELS = (Level(60, 3.6, 1.7, 18), Level(35, 2.0, 1.0, 12), Level(21.5, 1.25, 0.85, 7), Level(14, 0.92, 0.7, 3.5))
 # trunks, as (place of the root, then of the nodes) in mm lateral, to the front and to the head of the hilum; radius at the root
 ARTERY = (((-8, 2, 6), (16, 0, 2), (27, -10, -30), (36, -20, -68)), ((4, 2, 6), (16, 4, 30), (24, -2, 58)))
 VEIN = (((-8, 14, 0), (14, 20, 6), (28, 26, 32)), ((-8, -4, -20), (18, -12, -26), (38, -26, -44)))

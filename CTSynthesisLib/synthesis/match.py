@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise, product
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import Tissue, Understood, ancestors, structures, understand
+from ..errors import UnusableInput
 from ..regions import segment_regions
 from ..volume import Geometry, LabelMap, Volume, reorder, resample, to_sitk
-from .request import Request
+from .request import FILLED, Request
 
 SLAB, CROP = 6, 160  # slices and pixels, as in training
 MOST_SLABS = 16
@@ -30,15 +32,21 @@ PLAUSIBLE = {
     Tissue.GAS: (-1100, -400), Tissue.LUNG: (-1100, -300), Tissue.FAT: (-250, 0), Tissue.ORGAN: (-40, 350), Tissue.MUSCLE: (-80, 200),
     Tissue.BLOOD: (-40, 700), Tissue.BONE: (60, 3000), Tissue.FLUID: (-60, 150),
 }  # fmt: skip
-# On average over the structures this share of their voxels has a plausible HU. In the patient's own scan over 0.92, in scans of others laid
-# upon it 0.59-0.9, in the own scan shifted by 2 cm 0.47-0.88; what passes wrongly overlaps so well that the medians hold.
+# On average over the structures this share of their voxels has a plausible HU: in the patient's own scan 0.90 or more, shifted by 2 cm
+# 0.58-0.86, in others' scans centred on it 0.59-0.90; what passes wrongly overlaps so well that the medians hold.
 SAME_PATIENT = 0.8
+SAME_GRID = 0.5  # the same, where the grids agree: the segments were drawn on this scan, and a lung may well be consolidated
 STANDS_FOR = {Tissue.LUNG: "lungs", Tissue.FAT: "fat", Tissue.MUSCLE: "soft_tissue", Tissue.BONE: "bone", Tissue.BLOOD: "blood",
               Tissue.GAS: "bowel_gas"}  # fmt: skip
 
 
 def match(
-    labelmap: LabelMap, scan: Volume, request: Request, *, names: dict[str, str] | None = None
+    labelmap: LabelMap,
+    scan: Volume,
+    request: Request,
+    *,
+    names: dict[str, str] | None = None,
+    regions: LabelMap | None = None,
 ) -> tuple[Request, tuple[str, ...]]:
     """``request`` with what it leaves open taken from ``scan``: HU of each segment, noise, sharpness, slice thickness and correlation.
 
@@ -50,6 +58,8 @@ def match(
         A CT in HU on any grid: of the same patient in the same frame, or of another patient from the same scanner.
     names : dict, optional
         The user's corrections: structure name by segment name.
+    regions : LabelMap, optional
+        The scan's tissue regions, where they are known already; otherwise they are found if they are needed.
 
     Returns
     -------
@@ -63,8 +73,14 @@ def match(
     UnusableInput
         If a HU has to come from the scan's tissue regions and no body is found in it.
     """
-    hu, sentences = _hounsfield(labelmap, scan, request, names)
-    found: dict = {"hu": {**hu, **(request.hu or {})} or None}
+    find_regions = cache(lambda: regions or segment_regions(scan))
+    hu, sentences = _hounsfield(labelmap, scan, request, names, find_regions)
+    try:
+        filled = _filled(labelmap, scan, request, names, find_regions)
+    except UnusableInput:
+        filled = {}
+        sentences.append("No body was found in the scan to match, so tissues that are filled in keep their values from the anatomy table.")
+    found: dict = {"hu": {**filled, **hu, **(request.hu or {})} or None}
     axial = _axial(scan.geometry).spacing
     if request.thickness is None:
         stated = _stated_thickness(scan)
@@ -88,7 +104,7 @@ def match(
 # ------------------------------------------------------------------------------------------------------------ Hounsfield values
 
 
-def _hounsfield(labelmap: LabelMap, scan: Volume, request: Request, names) -> tuple[dict[str, float], list[str]]:
+def _hounsfield(labelmap: LabelMap, scan: Volume, request: Request, names, find_regions) -> tuple[dict[str, float], list[str]]:
     """HU by segment name for the segments that the user gave none, and what was assumed."""
     wanted = _open_segments(labelmap, request, names)
     if not wanted:
@@ -99,11 +115,11 @@ def _hounsfield(labelmap: LabelMap, scan: Volume, request: Request, names) -> tu
     agreement = [share for share in agreement if share is not None]
     if not any(len(v) for v in values.values()):
         reason = "The scan to match does not overlap the segments, so it was taken for another patient's"
-    elif agreement and np.mean(agreement) < SAME_PATIENT:
+    elif agreement and np.mean(agreement) < (SAME_GRID if scan.geometry.agrees_with(labelmap.geometry) else SAME_PATIENT):
         reason = "Where the segments lie, the scan to match shows other anatomy, so it was taken for another patient's"
     else:
         return _pinned({name: _median(v) for name, v in values.items() if len(v)}, labelmap, request, names), _unseen(values)
-    hu = _from_regions(scan, wanted, request.phase)
+    hu = _from_regions(_region_medians(scan, find_regions()), wanted, request.phase)
     tissues = ", ".join(sorted({wanted[name][0].structure.tissue.value for name in hu}))
     rest = "; the rest keep their values from the anatomy table" if len(hu) < len(wanted) else ""
     what = f"the HU of {tissues} are the medians of that tissue in the scan{rest}" if hu else "no HU was taken from it"
@@ -113,7 +129,10 @@ def _hounsfield(labelmap: LabelMap, scan: Volume, request: Request, names) -> tu
 def _open_segments(labelmap: LabelMap, request: Request, names) -> dict[str, list[Understood]]:
     """By name, the segments with voxels whose HU may come from the scan: not set by the user, and more than "some part of the body"."""
     present = set(np.unique(labelmap.array).tolist())
-    low, high = (understand(labelmap.segments, names=names, hu=dict.fromkeys(request.hu or {}, value)) for value in (-1000.0, 1000.0))
+    low, high = (
+        understand(labelmap.segments, names=names, hu=dict.fromkeys(request.hu or {}, value), elsewhere=FILLED)
+        for value in (-1000.0, 1000.0)
+    )
     groups: dict[str, list[Understood]] = {}
     for u, other in zip(low, high, strict=True):
         is_set = u.mean_hu != other.mean_hu or u.segment.hu is not None
@@ -167,7 +186,7 @@ def _unseen(values: dict[str, np.ndarray]) -> list[str]:
     return [f"The scan to match does not cover {listed}; the values come from the anatomy table."]
 
 
-def _from_regions(scan: Volume, wanted: dict[str, list[Understood]], phase: str) -> dict[str, float]:
+def _from_regions(medians: dict[str, float], wanted: dict[str, list[Understood]], phase: str) -> dict[str, float]:
     """The medians of the scan's tissue regions for the segments of these tissues.
 
     What is filled with blood gets its share of the contrast found in the blood: a whole heart less than the aorta. Organs and hollow
@@ -175,12 +194,6 @@ def _from_regions(scan: Volume, wanted: dict[str, list[Understood]], phase: str)
     """
     phase = phase if phase != "plain" else "portal"  # blood is only found where there is contrast
     blood = structures()["blood"]
-    regions = segment_regions(scan)
-    medians = {}
-    for u in understand(regions.segments):
-        inside = scan.array[regions.mask(u.segment)]
-        if len(inside) * scan.geometry.voxel_ml >= 1:
-            medians[u.structure.name] = _median(inside)
     hu = {}
     for name, (u, *_) in wanted.items():
         alike = [one.name for one in (u.structure, *ancestors(u.structure)) if one.tissue is u.structure.tissue]
@@ -195,10 +208,27 @@ def _from_regions(scan: Volume, wanted: dict[str, list[Understood]], phase: str)
     return hu
 
 
+def _region_medians(scan: Volume, regions: LabelMap) -> dict[str, float]:
+    """Median HU of each tissue region that holds a millilitre, by structure."""
+    inside = {u.structure.name: scan.array[regions.mask(u.segment)] for u in understand(regions.segments)}
+    return {name: _median(values) for name, values in inside.items() if len(values) * scan.geometry.voxel_ml >= 1}
+
+
+def _filled(labelmap: LabelMap, scan: Volume, request: Request, names, find_regions) -> dict[str, float]:
+    """HU of the tissues that will be filled in where no segment says anything; none where nothing will be."""
+    understood = understand(labelmap.segments, names=names)
+    specified = [u.segment.value for u in understood if u.structure.tissue is not Tissue.BODY]
+    present = np.unique(labelmap.array)
+    if request.inside != "anatomy" or (set(present.tolist()) - {0} <= set(specified) and request.outside == "air"):
+        return {}
+    taken = {key.casefold() for u in understood for key in (u.segment.name, u.structure.name)}
+    return {name: hu for name, hu in _region_medians(scan, find_regions()).items() if name in FILLED and name not in taken}
+
+
 def _pinned(hu: dict[str, float], labelmap: LabelMap, request: Request, names) -> dict[str, float]:
     """``hu`` and, for finer structures that it would change by the way (vessels by the lungs around them), their own values."""
-    before = understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu)
-    after = understand(labelmap.segments, phase=request.phase, names=names, hu={**hu, **(request.hu or {})})
+    before = understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu, elsewhere=FILLED)
+    after = understand(labelmap.segments, phase=request.phase, names=names, hu={**hu, **(request.hu or {})}, elsewhere=FILLED)
     own = {name.casefold() for name in hu}
     moved = (b for b, a in zip(before, after, strict=True) if a.mean_hu != b.mean_hu and b.segment.name.casefold() not in own)
     return hu | {b.segment.name: b.mean_hu for b in moved if b.structure.tissue is not Tissue.BODY}

@@ -13,6 +13,8 @@ from ..errors import UnusableInput
 
 INSIDE = ("anatomy", "plain")
 OUTSIDE = ("body", "reference", "air")
+# structures that may be filled in where the segmentation leaves them open; ``hu`` may name them all the same
+FILLED = ("bowel_gas", "lungs", "fat", "soft_tissue", "blood", "bone", "lung_vessels")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 

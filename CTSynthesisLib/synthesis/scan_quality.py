@@ -16,9 +16,9 @@ SOFT_TISSUE_HU = (-50.0, 150.0)
 
 @dataclass(frozen=True)
 class ScanQuality:
-    """``noise`` is the standard deviation of the grain in HU; ``sharpness`` one minus the correlation of neighbouring pixels' grain (0.2 soft
-    to 1.3 sharp kernels); ``slice_correlation`` the correlation of the grain of neighbouring slices (0 thin, towards 0.8 for thick
-    slices that overlap), None for a single slice."""
+    """``noise`` is the standard deviation of the grain in HU; ``sharpness`` one minus the correlation of neighbouring pixels' grain (0.2
+    for soft to 1.3 for sharp kernels); ``slice_correlation`` the correlation of the grain of neighbouring slices (0 for thin ones, towards
+    0.8 for thick ones that overlap), None for a single slice."""
 
     noise: float
     sharpness: float

@@ -75,7 +75,7 @@ def begin_with(model: SlabGAN, card: ModelCard) -> None:
         weights[name] = torch.cat([residual, *(bands if len(bands) == new.grain_channels else bands[:1] * new.grain_channels)])
     if old.grain_channels != new.grain_channels:
         weights["head.bias"][1:] -= 1.0  # together they add as much as the one did
-    model.generator.load_state_dict(weights)
+    model.generator.load_state_dict({**model.generator.state_dict(), **weights})
     model.averaged = {name: p.detach().clone() for name, p in model.generator.named_parameters()}
 
 

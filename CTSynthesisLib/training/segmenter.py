@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import UnusableInput
+from ..evaluation.distribution import fit_projection, raw_features
 from ..files import read_volume
 from ..modelstore import ModelCard, save_model
 from ..networks.segmenter import WORKING_SPACING, Segmenter, SegmenterConfig, windows
-from ..regions import REGIONS, segment_regions
+from ..regions import segment_regions
 from ..volume import AIR_HU, Volume, reorder, resample
 from .loop import load_weights, run
+
+PROJECTION_STEP = 40.0  # mm between the slices that the features' projection is fitted on
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Augmentation:
 class SegmenterRecipe:
     network: SegmenterConfig = field(default_factory=SegmenterConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    patch: tuple[int, int, int] = (48, 80, 80)  # voxels (k, j, i)
+    patch: tuple[int, int, int] = (40, 72, 72)  # voxels (k, j, i)
     batch: int = 2
     rate: float = 2e-3
     seed: int = 0
-    iterations: int = 1600
+    iterations: int = 1400
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,27 @@ def train(data, out, *, recipe: SegmenterRecipe | None = None, iterations=None, 
     last = iterations or recipe.iterations
     done = run(_Training(recipe, device, last), Patches(scans, recipe), out, iterations=last, minutes=minutes, resume=resume,
                log_every=20, checkpoint_every=200, on_log=on_log)  # fmt: skip
-    export(out, out, recipe=recipe, title="Re-segmenter trained on own data", version=str(done),
+    export(out, out, recipe=recipe, data=data, leave_out=leave_out, title="Re-segmenter trained on own data", version=str(done),
            description=f"{done} iterations on {len(scans)} cases.", training_data=[scan.name for scan in scans],
            command=f"ctsynthesis train segmenter --data {data} --iterations {done}")  # fmt: skip
     return done
 
 
-def export(out, folder, *, recipe: SegmenterRecipe | None = None, **card) -> ModelCard:
-    """Write the latest checkpoint in ``out`` as a model file with its card into ``folder``."""
+def export(out, folder, *, data, leave_out: tuple[str, ...] = (), recipe: SegmenterRecipe | None = None, **card) -> ModelCard:
+    """Write the latest checkpoint in ``out`` as a model file with its card into ``folder``.
+
+    With it goes the projection of :mod:`CTSynthesisLib.evaluation.distribution`, fitted on the cases under ``data``.
+    """
     recipe = recipe or SegmenterRecipe()
-    return save_model(folder, load_weights(out), name="segmenter", kind="segmenter", network=asdict(recipe.network), hu_map={}, **card)
+    weights = load_weights(out)
+    network = Segmenter(recipe.network)
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False)
+    folders = [path.parent for path in sorted(Path(data).glob("*/ct.nrrd")) if path.parent.name not in leave_out]
+    rows = [one for case in folders for one in raw_features(network, read_volume(case / "ct.nrrd"), step=PROJECTION_STEP).values()]
+    weights |= fit_projection(np.concatenate([one for one in rows if len(one)]))
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    return save_model(folder, weights, name="segmenter", kind="segmenter", network=asdict(recipe.network), hu_map={}, **card)
 
 
 def load_scans(data, cache: Path, *, leave_out: tuple[str, ...] = ()) -> list[Scan]:
@@ -203,7 +217,8 @@ class _Training:
         self.rate, self.device, self.iterations, self.done = recipe.rate, device, iterations, 0
 
     def step(self, batch) -> dict[str, float]:
-        rate = self.rate * min(1, (self.done + 1) / 50) * (0.01 + 0.99 * np.cos(np.pi / 2 * min(self.done / self.iterations, 1)) ** 2)
+        warm = min(50, self.iterations / 10)
+        rate = self.rate * min(1, (self.done + 1) / warm) * (0.01 + 0.99 * np.cos(np.pi / 2 * min(self.done / self.iterations, 1)) ** 2)
         for group in self.optimizer.param_groups:
             group["lr"] = float(rate)
         labels = batch["labels"].to(self.device)
@@ -239,6 +254,3 @@ def soft_dice(scores, labels):
     dice = 2 * (share * target).sum(1) / (share.sum(1) + target.sum(1) + 1)
     present = target.sum(1) > 50
     return dice[present].mean()
-
-
-CLASSES = tuple(segment.name for segment in REGIONS)

@@ -230,7 +230,7 @@ def _condition(hu, smooth, values, tissue_of, s: Sampling, rng):
 
 
 def _coarsen(values):
-    """Tissue borders as coarse as a small network fills them in: each tissue's share of cells of 4 × 4 pixels and 2 slices, interpolated."""
+    """Tissue borders as coarse as a small network fills them in: shares of cells of 4 × 4 pixels and 2 slices, interpolated."""
     movable = [_REGION[name] for name in ("soft_tissue", "fat", "bone", "blood", "bowel_gas", "airway")]
     where = torch.isin(values, torch.tensor(movable, dtype=values.dtype))
     members = torch.stack([values == value for value in movable]).float()[None]

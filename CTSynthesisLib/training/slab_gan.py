@@ -41,7 +41,10 @@ class SlabGAN:
         self.generator = SlabUNet(config.generator).to(device, memory_format=torch.channels_last)
         self.critic = SlabCritic(config.critic).to(device, memory_format=torch.channels_last)
         self.averaged = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
-        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), config.generator_rate, config.betas)
+        tone = list(self.generator.tone.parameters())  # few, and all of the grain depends on them
+        others = [p for name, p in self.generator.named_parameters() if not name.startswith("tone.")]
+        groups = [{"params": others}, {"params": tone, "lr": 5 * config.generator_rate}]
+        self.optimizer_g = torch.optim.Adam(groups, config.generator_rate, config.betas)
         self.optimizer_d = torch.optim.Adam(self.critic.parameters(), config.critic_rate, config.betas)
         self.iteration = 0
 

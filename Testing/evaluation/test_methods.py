@@ -17,7 +17,7 @@ from Testing.synthesis.models import save_random_model
 def a_task(mode="given", condition=regions, person=None, **request):
     person = person or a_person()
     labelmap = condition(person, 0)
-    return Task(person, condition.__name__, mode, labelmap, Request(device="cpu", phase=person.phase, **request))
+    return Task(person, condition.__name__, mode, labelmap, Request(device="cpu", inside="plain", phase=person.phase, **request))
 
 
 @pytest.fixture
@@ -53,6 +53,15 @@ def test_noise_has_the_spread_of_each_structure(method):
         assert hu[inside].std() == pytest.approx(task.case.ct.array[inside].std(), rel=0.08), region
 
 
+def test_the_unspecified_body_has_the_grain_of_soft_tissue():
+    task = a_task(condition=contours)
+    body = (task.labelmap.array == 1) & task.case.body
+    hu, real = white(task).hu, task.case.ct.array
+    assert hu[body].mean() == pytest.approx(real[body].mean(), abs=1)
+    assert hu[body].std() == pytest.approx(real[task.case.region("soft_tissue")].std(), rel=0.05)
+    assert hu[body].std() < 0.5 * real[body].std(), "bone and blood lie in this body too"
+
+
 def test_white_noise_is_white_and_the_spectrum_row_has_the_scans_spectrum():
     task = a_task()
     real = noise_spectrum(task.case.ct.array, task.case.even, task.case.spacing)
@@ -80,9 +89,9 @@ def test_where_there_is_no_outline_every_method_gets_the_derived_one():
 
 
 def test_slice_by_slice_no_slice_knows_its_neighbours_or_shares_their_grain(a_model):
-    task = a_task(condition=contours, model=a_model)
+    task = a_task(model=a_model)
     array = task.labelmap.array.copy()
-    array[9] = np.where(array[9] > 0, array[9].max(), 0)
+    array[9] = np.where(array[9] > 0, 3, 0)  # all bone
     changed = replace(task, labelmap=LabelMap(array, task.labelmap.geometry, task.labelmap.segments))
     before, after = per_slice(task).hu, per_slice(changed).hu
     same = [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]

@@ -53,9 +53,10 @@ def test_vessels_that_do_not_continue_lose_their_length_not_their_volume(lungs, 
     assert apart["length_mm"] < 0.2 * whole["length_mm"]
 
 
-def test_white_noise_does_not_pass_for_vessels(lungs):
+@pytest.mark.parametrize("spacing", [SPACING, (1.5, 1.5, 1.5)])
+def test_white_noise_does_not_pass_for_vessels(lungs, spacing):
     nothing = np.zeros_like(lungs)
-    found = lung_vessels(lung_scan(lungs, nothing, spread=200), lungs, SPACING)
+    found = lung_vessels(lung_scan(lungs, nothing, spread=200), lungs, spacing)
     assert found["volume_fraction"] < 0.001 and found["length_mm"] < 10
 
 
@@ -147,6 +148,7 @@ def test_fat_and_muscle_are_fractions_of_the_body():
     hu[:, 20:40, 10:50] = 50
     found = fat_muscle(hu, body, (2.0, 2.0, 5.0))
     assert found["fat"] == pytest.approx(0.5, abs=0.06) and found["muscle"] == pytest.approx(0.5, abs=0.06)
+    assert fat_muscle(np.where(body, -40, -1000), body, (2.0, 2.0, 5.0))["fat"] == 1, "the air around does not count"
     assert np.isnan(fat_muscle(hu, np.zeros_like(body), (2, 2, 5))["fat"])
 
 

@@ -43,5 +43,5 @@ def test_an_untrained_generator_adds_nothing_but_grain():
 
     network = SlabUNet(SMALL)
     residual, amplitude = network(torch.rand(2, 3, SMALL.condition_channels, 32, 48), torch.rand(2, 3, SMALL.noise_channels, 32, 48))
-    assert residual.shape == amplitude.shape == (2, 3, 32, 48)
+    assert residual.shape == (2, 3, 32, 48) and amplitude.shape == (2, 3, SMALL.grain_channels, 32, 48)
     assert residual.abs().max() == 0 and amplitude.exp().max() < 0.05

@@ -12,7 +12,7 @@ def a_condition():
     values[:, :, 2:4] = 1
     values[:, :, 4:] = 2
     tables = np.array([AIR, BLOOD, SOFT]), np.array([-1000, 300, 55], np.float32), np.array([True, True, False])
-    return Condition(values, *tables, Scan((0.9, 0.9, 5.0), noise=20.0))
+    return Condition(values, *tables, Scan((0.9, 0.9, 5.0), noise=20.0, slice_correlation=0.5))
 
 
 def test_planes_say_class_value_and_what_is_unknown():
@@ -26,7 +26,10 @@ def test_planes_say_class_value_and_what_is_unknown():
     torch.testing.assert_close(planes[0, CLASSES, 0, 2], HUMap().to_network(torch.tensor(300.0)))
     assert planes[0, CLASSES + 2, 0].tolist() == [1, 1, 1, 1, 0, 0]  # the last value is only the table's
     assert planes[0, CLASSES + 3, 0].tolist() == [0, 1, 0, 1, 0, 0]  # borders
-    assert planes[0, -6:, 0, 0].tolist() == [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]  # spacing as trained, slices twice as thick, noise, sharpness
+    assert planes[0, -8:, 0, 0].tolist() == [
+        *(0.0, 1.0),  # spacing as trained, slices twice as thick
+        *(1.0, 1.0, 0.0, 0.0, 0.5, 1.0),  # noise, sharpness, slice correlation, each with whether it is known
+    ]
 
 
 def test_the_hu_map_is_invertible_over_all_of_ct():

@@ -42,7 +42,7 @@ def components(mask):
 def at_spacing(sample, spacing):
     lungs, geometry = sample
     target = geometry.with_spacing(spacing)
-    return resample(lungs.astype(np.float32), geometry, target) > 0.5, target
+    return resample(lungs.astype(np.uint8), geometry, target, labels=True) > 0, target
 
 
 def test_vessels_lie_inside_the_lungs_and_fill_as_much_of_them_as_real_ones(the_sample, the_vessels):
@@ -69,7 +69,8 @@ def test_vessels_branch_into_many_thin_ones_from_a_few_thick_ones(the_sample, th
     assert 3.0 < inner.max() < 8.5
     counts = [components(one[None]).max() for one in the_vessels[60:120:6]]
     assert min(counts) > 40  # cross-sections in an axial slice
-    assert components(the_vessels & ~(pleural_depth(inner < 2.5, geometry) < 4)).max() > 60  # without the trunks the branches fall apart
+    off_trunks = pleural_depth(inner < 1.5, geometry) > 4  # mm from anything thicker than 3 mm
+    assert components(the_vessels & off_trunks).max() > 30  # without the trunks the branches fall apart
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_tree(the_sample, the_vessels):
@@ -110,12 +111,12 @@ def test_the_direction_of_the_axes_does_not_matter(the_sample, the_vessels, flip
     assert dice(reorder(turned, (0, 1, 2), flips), the_vessels) > 0.999
 
 
-@pytest.mark.parametrize("spacing, least, most", [((1.5, 1.5, 2.5), 0.03, 0.065), ((0.95, 0.95, 6), 0.02, 0.06), ((3, 3, 3), 0.005, 0.06)])
+@pytest.mark.parametrize("spacing, least, most", [((1.5, 1.5, 2.5), 0.03, 0.07), ((0.95, 0.95, 6), 0.02, 0.06), ((3, 3, 3), 0.005, 0.06)])
 def test_any_spacing_shows_the_same_tree(the_sample, the_vessels, spacing, least, most):
     lungs, geometry = at_spacing(the_sample, spacing)
     grown = grow_vessels(lungs, geometry, seed=1)
     assert least < grown.sum() / lungs.sum() < most
-    reference = resample(the_vessels.astype(np.float32), the_sample[1], geometry)
+    reference = resample(the_vessels.astype(np.uint8), the_sample[1], geometry, labels=True)
     assert reference[grown].mean() > 0.3  # against 0.05 for the lungs
 
 

@@ -40,17 +40,26 @@ def a_blob(geometry: Geometry) -> LabelMap:
 
 
 def matched(labelmap, scan, **request):
-    return match(labelmap, scan, Request(**request))[0]
+    return match(labelmap, scan, Request(**{"inside": "plain", **request}))[0]
 
 
 # -- Hounsfield values -----------------------------------------------------------------------------------------------------------------
 
 
 def test_each_segment_gets_its_value_and_the_body_none(a_patient, its_scan):
-    request, sentences = match(a_patient, its_scan, Request())
+    request, sentences = match(a_patient, its_scan, Request(inside="plain"))
     assert request.hu == pytest.approx({name: VALUES[name] for name in MATCHED}, abs=2)
     assert request.noise == pytest.approx(NOISE, rel=0.15)
     assert len(sentences) == 1 and "thickness" in sentences[0]  # nothing else had to be assumed
+
+
+def test_tissues_that_will_be_filled_in_get_the_scan_s_values(a_patient, its_scan):
+    """The phantom's interior is labelled no more than "body"; its soft tissue is found in the scan."""
+    request = matched(a_patient, its_scan, inside="anatomy")
+    assert request.hu["soft_tissue"] == pytest.approx(VALUES["body"], abs=5)
+    assert {name: request.hu[name] for name in MATCHED} == pytest.approx({name: VALUES[name] for name in MATCHED}, abs=2)
+    own = matched(a_patient, its_scan, inside="anatomy", hu={"soft_tissue": 60.0})
+    assert own.hu["soft_tissue"] == 60.0
 
 
 def test_the_request_stays_text(a_patient, its_scan):
@@ -83,11 +92,16 @@ def test_a_scan_of_a_part_gives_what_it_shows(a_patient, its_scan):
     segments = tuple(Segment(s.value, s.name.replace("lung_left", "lungs")) for s in a_patient.segments)
     labelmap = LabelMap(array, a_patient.geometry, (*segments, Segment(9, "lung_vessels")))
     part = Volume(its_scan.array[6:], its_scan.geometry.crop((6, 0, 0), (18, 192, 216)))
-    request, sentences = match(labelmap, part, Request())
+    request, sentences = match(labelmap, part, Request(inside="plain"))
     assert request.hu["lungs"] == pytest.approx(VALUES["lung_left"], abs=2)
     assert any("'lung_vessels'" in sentence for sentence in sentences)
     (vessels,) = (u for u in understand(labelmap.segments, hu=request.hu) if u.segment.value == 9)
     assert vessels.mean_hu == structure("lung_vessels").mean()
+
+
+def test_a_consolidated_lung_is_matched_where_the_segments_were_drawn_on_the_scan(a_patient):
+    scan = Volume(hounsfield(a_patient, {**VALUES, "lung_left": -30, "lung_right": -100}, noise=NOISE), a_patient.geometry)
+    assert matched(a_patient, scan).hu["lung_left"] == pytest.approx(-30, abs=2)
 
 
 @pytest.mark.parametrize(("shift", "words"), [((0, 0, 900), "does not overlap"), ((100, 0, 0), "other anatomy")])
@@ -98,7 +112,7 @@ def test_a_scan_of_someone_else_gives_tissue_medians_and_says_so(shift, words):
     move[:3, 3] = shift
     bone = patient.array == 6  # trabeculae: an even 290 HU would be contrast-filled blood
     array[bone] = np.random.default_rng(1).normal(420, 120, bone.sum())
-    request, sentences = match(patient, Volume(array, patient.geometry.transformed(move)), Request())
+    request, sentences = match(patient, Volume(array, patient.geometry.transformed(move)), Request(inside="plain"))
     (told,) = (sentence for sentence in sentences if words in sentence)
     assert "lung" in told and "median" in told
     assert request.hu["lung_left"] == request.hu["lung_right"] == pytest.approx(-800, abs=15)
@@ -109,7 +123,7 @@ def test_a_scan_of_someone_else_gives_tissue_medians_and_says_so(shift, words):
 def test_a_scan_of_nobody_is_refused_when_its_tissues_are_needed(a_patient, its_scan):
     far = its_scan.geometry.transformed(np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 5000.0], [0, 0, 0, 1]]))
     with pytest.raises(UnusableInput, match="No body"):
-        match(a_patient, Volume(np.full(far.shape, -1000, np.int16), far), Request())
+        match(a_patient, Volume(np.full(far.shape, -1000, np.int16), far), Request(inside="plain"))
 
 
 # -- how it was scanned ----------------------------------------------------------------------------------------------------------------
@@ -131,7 +145,7 @@ def test_slices_that_overlap_correlate():
     every_other = a_blob(Geometry.from_spacing((6, 64, 64), (1, 1, 4)))  # its slices share none of the scan's
     assert matched(every_other, thick).slice_correlation == pytest.approx(0, abs=0.05)
     finer = a_blob(Geometry.from_spacing((24, 64, 64), (1, 1, 1)))
-    request, sentences = match(finer, thick, Request())
+    request, sentences = match(finer, thick, Request(inside="plain"))
     assert request.slice_correlation is None and any("as far apart" in sentence for sentence in sentences)
 
 
@@ -159,7 +173,9 @@ def test_the_slice_thickness_is_the_stated_one_or_the_spacing():
 
 def test_a_scan_without_soft_tissue_leaves_noise_open_and_says_so():
     air = Volume(np.full((6, 40, 40), -900, np.int16), Geometry.from_spacing((6, 40, 40), (1, 1, 2)))
-    request, sentences = match(LabelMap(np.ones((6, 40, 40), np.uint8), air.geometry, (Segment(1, "lung_left"),)), air, Request())
+    request, sentences = match(
+        LabelMap(np.ones((6, 40, 40), np.uint8), air.geometry, (Segment(1, "lung_left"),)), air, Request(inside="plain")
+    )
     assert (request.noise, request.sharpness, request.slice_correlation) == (None, None, None)
     assert any("noise" in sentence for sentence in sentences)
     assert request.hu == {"lung_left": -900}
