@@ -63,7 +63,7 @@ def test_help_lists_only_commands_that_work(capfd):
     listed = capfd.readouterr().out
     for command in ("demo", "generate", "structures", "segment", "train", "benchmark", "models"):
         assert f"\n    {command}" in listed
-    for later in ("style", "nodule", "evaluate", "perturb"):
+    for later in ("style", "nodule", "perturb"):
         assert f"\n    {later}" not in listed
 
 
@@ -229,7 +229,7 @@ def test_match_takes_from_a_scan_what_the_flags_leave_open(generated, ctsynthesi
             "generate", a_segmentation, "-o", tmp_path / "ct.nrrd", "--match", generated[0] / source, "--hu", "heart=77", "--noise", 9,
             "--report", report,
         )  # fmt: skip
-        assert "matched to" in printed.out and "thickness" in printed.err
+        assert "matched to" in printed.out and ("thickness" in printed.err) == (source == "ct.nrrd")  # a series states it
         requests.append(json.loads(report.read_text())["request"])
     one, other = requests
     assert one["hu"]["heart"] == 77 and one["noise"] == 9 and 0 <= one["sharpness"] <= 1.5

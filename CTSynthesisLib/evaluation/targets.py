@@ -1,4 +1,4 @@
-"""What the default model has to reach, figure by figure, in the words of the project's issue 3; and whether a row of figures does."""
+"""What the default model has to reach, figure by figure, and whether a row of figures does."""
 
 from __future__ import annotations
 

@@ -107,8 +107,7 @@ class SlabUNet(nn.Module):
 
     def forward(self, condition, noise):
         batch, depth = condition.shape[:2]
-        x = torch.cat([condition, noise], dim=2).flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (B·D, C+N, H, W)
-        x = self.stem(x)
+        x = self.stem(_together(condition.flatten(0, 1), noise.flatten(0, 1)))
         skips = [x]
         for n, down in enumerate(self.down, start=1):
             x = down(x)  # (B·D, width[n], H/2ⁿ, W/2ⁿ)
@@ -125,6 +124,15 @@ class SlabUNet(nn.Module):
             maps = F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1).unflatten(0, (batch, depth))
             tone = self.tone(_scalars(condition).float())[:, None, :, None, None]  # (B, 1, G, 1, 1)
         return maps[:, :, 0], (maps[:, :, 1:] + tone).clamp(-8, 0)
+
+
+def _together(condition, noise):
+    """Both (N, C, H, W) as one channels-last tensor; cat and contiguous would copy twice."""
+    channels = condition.shape[1]
+    shape = len(condition), channels + noise.shape[1], *condition.shape[2:]
+    x = torch.empty(shape, dtype=condition.dtype, device=condition.device, memory_format=torch.channels_last)
+    x[:, :channels], x[:, channels:] = condition, noise
+    return x
 
 
 def _scalars(condition):

@@ -23,8 +23,9 @@ from .noise import white_noise
 CELL_MM = 4.0
 FINE_MM = 2.0  # labels are sampled on this grid before they are averaged to cells
 GUESSES = (GAS, LUNG, FAT, SOFT, BLOOD, BONE)  # the tissues of the network's classes
-CHANCE = 0.5  # how far chance may overrule the likelier tissue, in units of a logit
-CHANCE_OF_LUNG = 1.0
+# How far chance may overrule the likelier tissue, in units of a logit: with less, fat is lost to the commoner muscle; with more, the two
+# lie in blotches.
+CHANCE_OF_LUNG, CHANCE_OF_BONE, CHANCE = 1.0, 0.5, 0.8
 NEVER = -100.0
 PLACE = 12  # of the network's inputs: from one side of the body to the other
 _STREAM = 16  # of the noise, one a class from here
@@ -119,7 +120,7 @@ def _decide(network: CompletionUNet, x: torch.Tensor, *chance: torch.Tensor) -> 
     size = x.shape[1:]
     fields = torch.empty(len(GUESSES), *size)
     rest = list(range(len(GUESSES)))
-    for kind, weight in ((LUNG, CHANCE_OF_LUNG), (BONE, CHANCE)):
+    for kind, weight in ((LUNG, CHANCE_OF_LUNG), (BONE, CHANCE_OF_BONE)):
         n = GUESSES.index(kind)
         rest.remove(n)
         logits = _asked(network, x)
