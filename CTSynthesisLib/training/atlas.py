@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import SynthesisFailed, UnusableInput
+from ..synthesis.lung_vessels import grow_vessels
 from ..volume import Geometry, LabelMap, Segment
 from . import atlas_organs as organs
 from . import atlas_skeleton as skeleton
@@ -56,12 +57,13 @@ def draw_atlas(average: Average, *, seed: int = 1, deform: float = 2.2, shape=SH
     say("heart and great vessels")
     layers.abdomen()
     say("upper abdomen")
-    layers.lung_vessels(average, rng)
+    geometry = Geometry.from_spacing(shape, spacing, (-origin[0], -origin[1], origin[2]))
+    layers.lung_vessels(geometry, seed)
     say("lung vessels")
     layers.bones()
     say("bones")
     layers.finish()
-    return _labelmap(canvas, Geometry.from_spacing(shape, spacing, (-origin[0], -origin[1], origin[2])))
+    return _labelmap(canvas, geometry)
 
 
 class Layers:
@@ -152,14 +154,9 @@ class Layers:
         for name, shape in organs.abdominal_vessels().items():
             canvas.draw(name, shape, over=("liver", "fat", "pancreas"))
 
-    def lung_vessels(self, average, rng):
-        lung = average.image("lung")
-
-        def field(points):
-            return np.array([lung.EvaluateAtPhysicalPoint(p.tolist()) if _in(lung, p) else 50.0 for p in np.asarray(points, float)])
-
-        for branch in organs.lung_vessels(rng, field):
-            self.canvas.draw("lung_vessels", branch, over=("lung_left", "lung_right"), where=self.fields["lung"] < -2.5)
+    def lung_vessels(self, geometry, seed):
+        lungs = np.isin(self.canvas.labels, [self.canvas.names[name] for name in ("lung_left", "lung_right")])
+        self.canvas.paint("lung_vessels", grow_vessels(lungs, geometry, seed))
 
     def bones(self):
         skeleton.draw_ribs(self.canvas, self.cage)
@@ -182,11 +179,6 @@ def _back_muscles(side):
     inner = outer - np.column_stack([side * 0.45 * x, 0 * z, 0 * z])
     thick, thin = [24, 23, 20, 16, 14, 13, 14, 15, 15], [18, 18, 17, 14, 13, 12, 12, 13, 13]
     return joined(tube(outer, thick, 12.0), tube(inner, thin, 12.0), blend=6)
-
-
-def _in(image, point):
-    index = image.TransformPhysicalPointToContinuousIndex([float(p) for p in point])
-    return all(0 <= i <= n - 1 for i, n in zip(index, image.GetSize(), strict=True))
 
 
 def _displacement(rng, deform, shape, spacing, origin):
