@@ -40,12 +40,12 @@ class Task:
     @cached_property
     def outlined(self) -> LabelMap:
         """The label map with the outline that the engine would derive where there is none; for methods that cannot do it themselves."""
-        if any(u.structure.name in OUTLINES for u in understand(self.labelmap.segments)):
+        understood = understand(self.labelmap.segments)
+        if any(u.structure.name in OUTLINES for u in understood):
             return self.labelmap
-        inside = self.labelmap.array > 0
-        outline, _ = derive_outline(inside, self.labelmap.geometry)
+        outline, _ = derive_outline(self.labelmap, understood, seed=self.request.seed)
         value = max(s.value for s in self.labelmap.segments) + 1
-        array = np.where(inside, self.labelmap.array, np.where(outline, np.uint16(value), np.uint16(0)))
+        array = np.where(self.labelmap.array > 0, self.labelmap.array, np.where(outline, np.uint16(value), np.uint16(0)))
         return LabelMap(array, self.labelmap.geometry, (*self.labelmap.segments, replace(BODY, value=value)))
 
     @property

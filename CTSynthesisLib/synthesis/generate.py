@@ -13,7 +13,7 @@ from .. import __version__
 from ..anatomy import Understood, understand
 from ..errors import SynthesisFailed, UnusableInput
 from ..modelstore import ModelCard, load_card
-from ..volume import AIR_HU, Geometry, LabelMap, Segment, Volume, reorder, resample, restore
+from ..volume import AIR_HU, Geometry, LabelMap, Volume, reorder, resample, restore
 from .memory import check_memory
 from .outline import OUTLINES, derive_outline
 from .request import FILLED, Request
@@ -23,9 +23,6 @@ TRAINED_SLICES = (0.7, 6.0)  # mm
 NOISE_HU = 12.0  # of a routine body CT, where the request does not say
 SHARPNESS = {"soft": 0.25, None: 0.4, "sharp": 0.8}
 FEATHER_MM = 2.0  # over which a generated segment fades into the reference CT around it
-
-
-VESSELS = ("lung_vessels", "lung_arteries", "lung_veins")
 
 
 class Cancelled(Exception):
@@ -93,6 +90,7 @@ def generate(
     if not card.generates:
         raise UnusableInput(f"The model '{card.name}' generates no CT by itself; choose one that does, for example default.")
     check_memory(labelmap.array.size)
+    _need_torch()
     assumptions = [*assumed, *(u.note for u in understood if u.note)]
     surroundings = _surroundings(labelmap, request, reference)
     labels, sentence = _with_outline(labelmap, understood, request, draws_surroundings=card.kind == "habijan2022")
@@ -115,12 +113,17 @@ def generate(
     return Result(Volume(hu, labelmap.geometry, metadata), understood, tuple(assumptions), device, time.monotonic() - started)
 
 
-def _run(card: ModelCard, labels, geometry, understood, request: Request, between):
-    """HU (k, j, i) int16 on ``geometry``, the device, and what was assumed. The network sees axial slices, whichever way the grid lies."""
+def _need_torch():
     try:
-        from . import habijan, mask_cgan
+        import torch  # noqa: F401
     except ModuleNotFoundError as error:
         raise SynthesisFailed(f"PyTorch is needed to generate and is not installed ({error.name} is missing); install it first.") from error
+
+
+def _run(card: ModelCard, labels, geometry, understood, request: Request, between):
+    """HU (k, j, i) int16 on ``geometry``, the device, and what was assumed. The network sees axial slices, whichever way the grid lies."""
+    from . import habijan, mask_cgan
+
     try:
         axes, flips = geometry.anatomical_axes
         axial = geometry.reordered(axes, flips)
@@ -131,7 +134,7 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
             hu = engine.generate(values, understood, (axial.spacing[1], axial.spacing[0]), between=between)
         else:
             engine = mask_cgan.load(card, request.device)
-            condition, sentences = condition_of(values, understood, axial, request)
+            condition, sentences = condition_of(values, understood, axial, request, check=lambda: between(0.0))
             hu = engine.generate(condition, axial.lattice_origin(), seed=request.seed, between=between)
         return np.ascontiguousarray(restore(hu, axes, flips)), engine.device, sentences
     except MemoryError as error:
@@ -142,12 +145,14 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         raise
 
 
-def condition_of(values, understood, geometry: Geometry, request: Request):
+def condition_of(values, understood, geometry: Geometry, request: Request, check=None):
     """The condition of axial label ``values`` (k, j, i), and sentences on what was filled in.
 
-    Unspecified interior and lungs without vessels are filled in first, unless the request says ``plain``.
+    Unspecified interior and lungs without vessels are filled in first, unless the request says ``plain``; ``check`` is called meanwhile and
+    may raise to stop.
     """
     from .condition import AIR, BODY, BODY_HU, CLASS_OF_TISSUE, Condition
+    from .filling import Labels, fill
 
     size = int(values.max()) + 1
     tissue, hu, known = np.full(size, BODY, np.int64), np.full(size, BODY_HU, np.float32), np.zeros(size, bool)
@@ -158,42 +163,10 @@ def condition_of(values, understood, geometry: Geometry, request: Request):
             if kind != BODY or _is_set(u, request):
                 hu[u.segment.value] = u.mean_hu
                 known[u.segment.value] = u.how != "not understood" or _is_set(u, request)
-    sentences = []
+    labels, sentences = Labels(values, tissue, hu, known), []
     if request.inside == "anatomy":
-        values, tissue, hu, known, sentences = _fill(values, tissue, hu, known, understood, geometry, request)
-    return Condition(values, tissue, hu, known, _scan(geometry, request)), sentences
-
-
-def _fill(values, tissue, hu, known, understood, geometry: Geometry, request: Request):
-    """Labels and tables with the unspecified interior filled by tissues, and lungs that have none by vessels."""
-    from .completion import GUESSES, complete
-    from .condition import BLOOD, BODY, LUNG
-    from .lung_vessels import grow_vessels
-
-    sentences = []
-    fresh = len(tissue)  # label values from here on are ours: the guessed tissues, then vessels
-    expected = [u.mean_hu for u in understand([Segment(n + 1, name) for n, name in enumerate(FILLED)], phase=request.phase,
-                                              hu={k: v for k, v in (request.hu or {}).items() if k in FILLED})]  # fmt: skip
-    told = [name in (request.hu or {}) for name in FILLED]
-    values = values.astype(np.uint16)
-    open_share = (tissue == BODY)[values].sum() / max((values > 0).sum(), 1)
-    if open_share > 0:
-        contrast = request.phase != "plain" or bool((hu[tissue == BLOOD] > 100).any())
-        guess = complete(load_card("completion"), values, tissue, hu, geometry, seed=request.seed, contrast=contrast)
-        for n, kind in enumerate(GUESSES):
-            values[guess == kind] = fresh + n
-        if open_share > 0.01:
-            sentences.append(f"No segment says what {open_share:.0%} of the body holds; plausible tissues were filled in there.")
-    tissue = np.concatenate([tissue, GUESSES, [BLOOD]])
-    hu = np.concatenate([hu, expected]).astype(np.float32)
-    known = np.concatenate([known, told])
-    if not any(u.structure.name in VESSELS for u in understood):
-        lungs = (tissue == LUNG)[values]
-        vessels = grow_vessels(lungs, geometry, request.seed) if lungs.any() else lungs
-        if vessels.any():
-            values[vessels] = len(tissue) - 1
-            sentences.append("The lungs came without vessels; plausible ones were grown.")
-    return values, tissue, hu, known, sentences
+        labels, sentences = fill(labels, tuple(understood), geometry, request, check)
+    return Condition(labels.values, labels.tissue, labels.hu, labels.known, _scan(geometry, request)), sentences
 
 
 def _scan(geometry: Geometry, request: Request):
@@ -219,10 +192,9 @@ def _with_outline(labelmap: LabelMap, understood, request: Request, draws_surrou
     """
     if draws_surroundings or request.outside == "air" or any(u.structure.name in OUTLINES for u in understood):
         return labelmap.array, ""
-    inside = labelmap.array > 0
-    body, sentence = derive_outline(inside, labelmap.geometry)
+    body, sentence = derive_outline(labelmap, understood, seed=request.seed)
     value = int(max(s.value for s in labelmap.segments)) + 1  # understood by no segment: the interior, unspecified
-    return np.where(inside, labelmap.array, np.where(body, np.uint16(value), np.uint16(0))), sentence
+    return np.where(labelmap.array > 0, labelmap.array, np.where(body, np.uint16(value), np.uint16(0))), sentence
 
 
 def _outside_training(labelmap: LabelMap) -> list[str]:

@@ -1,0 +1,400 @@
+"""A standard anatomy laid over a segmentation: what the interior of the body most plausibly holds where no segment says it.
+
+The bundled sample, an averaged and deformed chest of no single person, is moved, turned and scaled, and then bent, until its structures
+and its skin lie on those that were painted. What is left open is read from it: ribs along the painted lungs, a spine at the back, the
+liver under the diaphragm. The seed bends it a little further, so that no two are alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .. import RESOURCES
+from ..anatomy import Structure, Tissue, Understood, ancestors, understand
+from ..files import read_segmentation
+from ..volume import Geometry
+from .noise import white_noise
+
+SAMPLE = RESOURCES / "Samples" / "thorax.seg.nrrd"
+CELL_MM = 8.0  # of the grid on which the anatomy is fitted
+STEPS_MM = (75.0, 40.0)  # between the knots of the bending, first the coarse one
+ITERATIONS = (24, 40, 40)  # of placing, and of bending at each step
+STARTS_MM = 25.0  # between the places along the body from which placing begins
+KEPT_STARTS = 3
+SCALE_SPREAD, TURN_SPREAD = 0.12, 0.10  # how far sizes (log) and angles (rad) of bodies lie apart; further costs more
+STIFF = 0.4  # weight of the bending's mean squared strain
+UNCOVERED = 0.5  # weight of the share of the body that the anatomy does not reach
+BEYOND_MM = 25.0  # above and below its ends the anatomy goes on as it ends
+CHANCE_MM = 2.5  # standard deviation of what the seed adds along each axis
+_STREAM = 40  # of the noise, one an axis from here
+# for regions that name a tissue and no organ: which of the anatomy's structures they hold beside their own descendants
+SAME_TISSUE = {"bone": Tissue.BONE, "blood": Tissue.BLOOD, "fat": Tissue.FAT, "lungs": Tissue.LUNG, "bowel_gas": Tissue.GAS}
+IN_LUNGS = ("lung_vessels", "lung_arteries", "lung_veins")
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The standard anatomy: ``labels`` (k, j, i) uint8 on an axial grid of ``spacing`` (k, j, i) mm, and what each label means."""
+
+    labels: np.ndarray
+    spacing: np.ndarray
+    understood: tuple[Understood, ...]
+
+
+@cache
+def standard_anatomy() -> Anatomy:
+    """The bundled one, without its skin, which the generator draws wherever a body meets the air, and without the vessels in its lungs,
+    which are grown for each seed."""
+    sample = read_segmentation(SAMPLE)
+    labels = sample.array.astype(np.uint8)
+    value = {segment.name: segment.value for segment in sample.segments}
+    labels[labels == value["skin"]] = value["subcutaneous_fat"]
+    vessels = labels == value["lung_vessels"]
+    labels[vessels] = 0
+    labels = flood(labels, vessels)
+    kept = [segment for segment in sample.segments if segment.name not in ("skin", "lung_vessels")]
+    return Anatomy(labels, sample.geometry.spacing[::-1].copy(), understand(kept))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The anatomy over a grid.
+
+    ``at`` (3, D, H, W) is the place (k, j, i), in the anatomy's voxels, of the centre of each cell of 8 mm; the grid has one cell more on
+    each side. ``told`` are the anatomy's labels that the segmentation itself speaks of, ``overlap`` the mean Dice of those.
+    """
+
+    at: torch.Tensor
+    told: frozenset[int]
+    overlap: float
+
+
+def place(
+    values: np.ndarray, understood: tuple[Understood, ...], geometry: Geometry, *, seed: int, outline: bool, check=None
+) -> Placed | None:
+    """Fit the standard anatomy to axial labels ``values`` (k, j, i) on ``geometry``.
+
+    Parameters
+    ----------
+    understood : tuple of Understood
+        What the labels mean. Segments that are not understood, and the unspecified body, say nothing about where organs lie.
+    seed : int
+        Chooses a smooth displacement of ``CHANCE_MM`` that is added to the fit.
+    outline : bool
+        Whether the outer border of all labels together is that of the body.
+    check : callable, optional
+        Called at every step; may raise to stop.
+
+    Returns
+    -------
+    Placed or None
+        None where nothing in the segmentation tells where in a body it lies.
+    """
+    anatomy = standard_anatomy()
+    groups = _groups(understood, anatomy.understood)
+    members = list(groups)
+    if outline:
+        everything = [u.segment.value for u in anatomy.understood]
+        members.insert(0, (list(range(1, int(values.max()) + 1)), everything))
+    if not members:
+        return None
+    target = _memberships(values, geometry.spacing[::-1], [own for own, _ in members])
+    key = hashlib.sha256(target.numpy().tobytes()).digest(), repr(members), target.shape, outline
+    if key not in _fitted:  # another seed or other Hounsfield values leave the fit as it is
+        source = _memberships(anatomy.labels, anatomy.spacing, [theirs for _, theirs in members])
+        _fitted.clear()
+        _fitted[key] = _fit(source, target, outline, check or (lambda: None))
+    at, overlap = _fitted[key]
+    at = at + _chance(seed, at.shape[1:])
+    told = frozenset(value for _, theirs in groups for value in theirs)
+    return Placed(at / torch.tensor(anatomy.spacing, dtype=torch.float32)[:, None, None, None] - 0.5, told, overlap)
+
+
+_fitted: dict = {}
+
+
+def draw(placed: Placed, wanted: np.ndarray, geometry: Geometry, *, filled: bool = True) -> np.ndarray:
+    """The anatomy's labels (k, j, i) uint8 in the voxels ``wanted``; 0 elsewhere, and above and below where it ends.
+
+    What the segmentation itself speaks of is not drawn a second time: if ``filled``, the nearest of the anatomy's other structures goes on
+    there, and where the anatomy's body is narrower.
+    """
+    anatomy = standard_anatomy()
+    result, reached = np.zeros(wanted.shape, np.uint8), np.zeros(wanted.shape, bool)
+    box = _box(wanted)
+    if box is None:
+        return result
+    size = torch.tensor(anatomy.labels.shape)
+    drawn = anatomy.labels.copy()
+    drawn[np.isin(drawn, list(placed.told))] = 0
+    flat = torch.from_numpy(drawn.reshape(-1))
+    beyond = BEYOND_MM / anatomy.spacing[0]
+    axes = zip(wanted.shape, geometry.spacing[::-1], placed.at.shape[1:], strict=True)
+    along, down, across = (torch.from_numpy(_interpolation(n, step, cells)) for n, step, cells in axes)
+    down, across = down[box[1]], across[box[2]].T
+    for k in range(box[0].start, box[0].stop):
+        where = wanted[k][box[1:]]
+        if not where.any():
+            continue
+        at = down @ torch.einsum("d,cdhw->chw", along[k], placed.at) @ across  # (3, H, W)
+        within = (at[0] > -beyond) & (at[0] < size[0] - 1 + beyond)
+        index = at.round_().long()
+        beside = ((index[1:] < 0) | (index[1:] >= size[1:, None, None])).any(0)
+        index = torch.minimum(index.clamp_(min=0), (size - 1)[:, None, None])
+        labels = flat[(index[0] * size[1] + index[1]) * size[2] + index[2]]
+        labels[beside | ~within] = 0
+        result[k][box[1:]][where] = labels.numpy()[where]
+        reached[k][box[1:]] = within.numpy()
+    return flood(result, wanted & reached) if filled else result
+
+
+def outline_of(placed: Placed, geometry: Geometry) -> np.ndarray:
+    """The body (k, j, i) bool that the fitted anatomy has."""
+    return draw(replace(placed, told=frozenset()), np.ones(geometry.shape, bool), geometry, filled=False) > 0
+
+
+def flood(labels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """``labels`` with its zeros in ``where`` filled from the nearest labels, layer by layer; what none reaches stays 0."""
+    padded = np.pad(labels, 1)
+    flat, steps = padded.reshape(-1), np.array(padded.strides) // padded.itemsize
+    unfilled = np.flatnonzero(np.pad(where & (labels == 0), 1))
+    while unfilled.size:
+        found = np.zeros(unfilled.size, labels.dtype)
+        for step in (*steps[::-1], *-steps[::-1]):  # within the slice first
+            near = flat[unfilled + step]
+            found = np.where(found == 0, near, found)
+        if not found.any():
+            break
+        flat[unfilled[found > 0]] = found[found > 0]
+        unfilled = unfilled[found == 0]
+    return padded[1:-1, 1:-1, 1:-1]
+
+
+# ------------------------------------------------------------------------------------------------------------ what both have in common
+
+
+def _groups(own: tuple[Understood, ...], theirs: tuple[Understood, ...]) -> list[tuple[list[int], list[int]]]:
+    """(label values of the segmentation, labels of the anatomy) of what both show.
+
+    Each of the anatomy's structures belongs to the nearest of itself and its ancestors that was painted, else to a painted region of its
+    tissue.
+    """
+    values: dict[str, list[int]] = {}
+    for u in own:
+        if u.how != "not understood" and u.structure.tissue is not Tissue.BODY:
+            values.setdefault(_name(u.structure), []).append(u.segment.value)
+    by_tissue = {tissue: name for name, tissue in SAME_TISSUE.items() if name in values}
+    labels: dict[str, list[int]] = {}
+    for u in theirs:
+        names = [_name(one) for one in (u.structure, *ancestors(u.structure))]
+        name = next((name for name in names if name in values), by_tissue.get(u.structure.tissue))
+        if name:
+            labels.setdefault(name, []).append(u.segment.value)
+    return [(values[name], labels[name]) for name in labels]
+
+
+def _name(structure: Structure) -> str:
+    return "lungs" if structure.name in IN_LUNGS else structure.name
+
+
+def _memberships(labels: np.ndarray, spacing, members: list[list[int]]) -> torch.Tensor:
+    """Share of each cell (groups, D, H, W) that each group of label values fills."""
+    samples = []
+    for n, step in zip(labels.shape, spacing, strict=True):
+        cells = max(2, round(n * step / CELL_MM))
+        samples.append(np.clip(((np.arange(2 * cells) + 0.5) * CELL_MM / 2 / step).astype(int), 0, n - 1))
+    sampled = torch.from_numpy(labels[np.ix_(*samples)].astype(np.int64))
+    size = int(labels.max()) + 1
+    shares = []
+    for values in members:
+        table = torch.zeros(size)
+        table[[v for v in values if v < size]] = 1
+        shares.append(F.avg_pool3d(table[sampled][None], 2)[0])
+    return torch.stack(shares)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- the fit
+
+
+def _fit(source: torch.Tensor, target: torch.Tensor, has_outline: bool, check) -> tuple[torch.Tensor, float]:
+    """Where in the anatomy (3, D, H, W), in mm from its corner, each cell of the ``target`` lies, one more on each side than it has; and
+    the overlap reached."""
+    coarse = _Level(_halved(source), _halved(target), 2 * CELL_MM)
+    starts = _starts(coarse, has_outline)
+    with torch.no_grad():
+        costs = [float(coarse.cost(start(coarse.x))) for start in starts]
+    best = sorted(range(len(starts)), key=costs.__getitem__)[:KEPT_STARTS]
+    placement = min((_placed(coarse, starts[n], ITERATIONS[0] // 2, check) for n in best), key=lambda pair: pair[1])[0]
+    placement, _ = _placed(coarse, placement, ITERATIONS[0], check)
+    fine = _Level(source, target, CELL_MM)
+    at = placement(fine.x)
+    for step, iterations in zip(STEPS_MM, ITERATIONS[1:], strict=True):
+        at = _bent(fine, at, step / CELL_MM, iterations, check)
+    return at, fine.overlap
+
+
+def _halved(shares):
+    return F.avg_pool3d(shares, 2, ceil_mode=True, count_include_pad=False)
+
+
+class _Level:
+    """How well a placement fits, on cells of ``cell`` mm; ``x`` (3, D, H, W) are their places in the target in mm."""
+
+    def __init__(self, source: torch.Tensor, target: torch.Tensor, cell: float):
+        self.source, self.cell = source, cell
+        self.target = F.pad(target, (1,) * 6)
+        self.counted = F.pad(torch.ones(target.shape[1:]), (1,) * 6)
+        self.size = torch.tensor(source.shape[1:], dtype=torch.float32) * cell
+        self.x = torch.stack(torch.meshgrid(*((torch.arange(-1.0, n + 1.0) + 0.5) * cell for n in target.shape[1:]), indexing="ij"))
+        volume = target.sum((1, 2, 3)) * (cell / 10) ** 3  # ml
+        self.weight = volume / (volume + 60.0)
+        self.overlap = 0.0
+
+    def cost(self, at):
+        """1 - Dice, mean over the groups by weight, where the anatomy reaches; and how much of the body lies beyond its ends."""
+        grid = torch.stack([2 * at[a] / self.size[a] - 1 for a in (2, 1, 0)], -1)[None]
+        drawn = F.grid_sample(self.source[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        reached = self.counted * ((at[0] > 0) & (at[0] < self.size[0]))
+        both = (drawn * self.target * reached).sum((1, 2, 3))
+        squares = ((drawn.square() + self.target.square()) * reached).sum((1, 2, 3))
+        dice = 2 * both / squares.clamp(min=1e-3)
+        self.overlap = float((self.weight * dice.detach()).sum() / self.weight.sum())
+        body = self.target.amax(0)
+        beyond = (torch.relu(-at[0]) + torch.relu(at[0] - self.size[0])).clamp(max=150.0)  # mm, so that there is a way back
+        return (self.weight * (1 - dice)).sum() / self.weight.sum() + UNCOVERED * (body * beyond).sum() / body.sum() / 150.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Placement:
+    """``centre`` of the target comes to ``origin`` of the anatomy; ``change`` (3, 3): shift in mm, log scale, angles in rad."""
+
+    centre: torch.Tensor
+    origin: torch.Tensor
+    change: torch.Tensor
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        shift, scale, angle = self.change
+        x = (x - self.centre[:, None, None, None]) * scale.exp()[:, None, None, None]
+        return torch.einsum("ab,bdhw->adhw", _turn(angle), x) + (self.origin + shift)[:, None, None, None]
+
+    def unlikely(self):
+        _, scale, angle = self.change
+        return 0.1 * ((scale / SCALE_SPREAD).square().mean() + (angle / TURN_SPREAD).square().mean())
+
+
+def _starts(level: _Level, has_outline: bool) -> list[_Placement]:
+    """Placements at several heights along the body, where what both show lies one over the other."""
+    target = level.target[:, 1:-1, 1:-1, 1:-1]
+    tells_height = len(target) > has_outline  # something but the outline
+    seen = slice(int(has_outline and tells_height), None)
+    centre, origin = (_middle(shares[seen].sum(0)) * level.cell for shares in (target, level.source))
+    scale = torch.zeros(3)
+    if has_outline:
+        widths = [_width(shares[0]) for shares in (target, level.source)]
+        scale[1:] = (widths[1] / widths[0]).log().clamp(-0.3, 0.3)
+        scale[0] = scale[1:].mean() / 2
+    reach = 4 if tells_height else int((float(level.size[0]) + target.shape[1] * level.cell) / 2 / STARTS_MM)
+    shifts = [torch.tensor([n * STARTS_MM, 0.0, 0.0]) for n in range(-reach, reach + 1)]
+    return [_Placement(centre, origin, torch.stack([shift, scale, torch.zeros(3)])) for shift in shifts]
+
+
+def _placed(level: _Level, start: _Placement, iterations: int, check) -> tuple[_Placement, float]:
+    """The placement after some steps of Adam, and its cost."""
+    steps = torch.zeros(3, 3, requires_grad=True)
+    rate = torch.tensor([[6.0], [0.02], [0.02]])  # mm, log scale, rad
+    optimizer = torch.optim.Adam([steps], 1.0, (0.8, 0.95))
+    for _ in range(iterations):
+        check()
+        optimizer.zero_grad()
+        placement = replace(start, change=start.change + steps * rate)
+        cost = level.cost(placement(level.x)) + placement.unlikely()
+        cost.backward()
+        optimizer.step()
+    return replace(start, change=start.change + steps.detach() * rate), float(cost.detach())
+
+
+def _bent(level: _Level, at: torch.Tensor, step: float, iterations: int, check) -> torch.Tensor:
+    """``at`` and a smooth displacement, with a knot every ``step`` cells, that fits better."""
+    splines = _splines(at.shape[1:], step)
+    knots = torch.zeros(3, *(m.shape[1] for m in splines), requires_grad=True)
+    optimizer = torch.optim.Adam([knots], 2.5, (0.8, 0.95))  # mm
+    for _ in range(iterations):
+        check()
+        optimizer.zero_grad()
+        displacement = _smooth(knots, splines)
+        cost = level.cost(at + displacement) + STIFF * _strain(displacement, level.cell)
+        cost.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return at + _smooth(knots, splines)
+
+
+def _middle(share):
+    """Centre of mass (3,) of cells (D, H, W)."""
+    total = share.sum().clamp(min=1e-3)
+    return torch.stack([(share.sum([b for b in range(3) if b != a]) * torch.arange(n)).sum() / total for a, n in enumerate(share.shape)])
+
+
+def _width(share):
+    """Extent (2,) in cells of a body along j and i: the mean over the slices where there is any."""
+    slices = share[share.sum((1, 2)) > 1] > 0.5
+    return torch.stack([slices.any(3 - axis).sum(1).float().mean() for axis in (1, 2)]).clamp(min=1)
+
+
+def _turn(angle):
+    """Rotation matrix of small angles about the three axes."""
+    a, b, c = angle
+    zero = torch.zeros(())
+    return torch.matrix_exp(torch.stack([torch.stack([zero, -c, b]), torch.stack([c, zero, -a]), torch.stack([-b, a, zero])]))
+
+
+def _splines(size, step: float) -> list[torch.Tensor]:
+    """For each axis the weights (n, knots) of cubic B-splines with a knot every ``step`` cells, one beyond each end."""
+    matrices = []
+    for n in size:
+        intervals = max(1, round((n - 1) / step))
+        at = torch.linspace(0, intervals, n)[:, None] - torch.arange(-1, intervals + 2)
+        far, near = (2 - at.abs()).clamp(min=0) ** 3, (1 - at.abs()).clamp(min=0) ** 3
+        matrices.append((far - 4 * near) / 6)
+    return matrices
+
+
+def _smooth(knots, splines):
+    """Displacement (3, D, H, W) of ``knots`` (3, d, h, w)."""
+    along, down, across = splines
+    x = down @ (knots @ across.T)  # (3, d, H, W)
+    return torch.einsum("kd,ndji->nkji", along, x)
+
+
+def _strain(displacement, cell):
+    """Mean squared slope of a displacement (3, D, H, W) in mm."""
+    return 100 * sum((displacement.diff(dim=axis) / cell).square().mean() for axis in (1, 2, 3))
+
+
+def _chance(seed: int, size) -> torch.Tensor:
+    """What the seed adds (3, D, H, W) in mm: smooth noise of ``CHANCE_MM`` with a knot every 40 mm."""
+    splines = _splines(size, 40.0 / CELL_MM)
+    knots = [white_noise(seed, _STREAM + axis, (0, 0, 0), [m.shape[1] for m in splines]) for axis in range(3)]
+    return CHANCE_MM * _smooth(torch.stack(knots), splines) / 0.48**1.5  # B-splines take some of the spread away
+
+
+def _interpolation(n: int, step: float, cells: int) -> np.ndarray:
+    """(n, cells) weights with which ``n`` voxels of ``step`` mm read cells, of which the first lies one before the grid."""
+    at = np.clip((np.arange(n) + 0.5) * step / CELL_MM + 0.5, 0, cells - 1)
+    before = np.minimum(at.astype(int), cells - 2)
+    matrix = np.zeros((n, cells), np.float32)
+    matrix[np.arange(n), before] = 1 - (at - before)
+    matrix[np.arange(n), before + 1] = at - before
+    return matrix
+
+
+def _box(mask):
+    """The slices around a mask (k, j, i); None where it is empty."""
+    spans = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans) if len(spans[0]) else None
