@@ -18,10 +18,12 @@ UNITS = {"noise": "HU", "sharpness": "0-1.5", "thickness": "MM", "slice_correlat
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag for each field of :class:`Request`, with the field's documentation as help."""
+    """One flag for each field of :class:`Request` that a person may set, with the field's documentation as help."""
     group = parser.add_argument_group("request")
     texts = _documentation()
     for field in fields(Request):
+        if field.name == "grain":  # five numbers that only --match knows
+            continue
         metavar = UNITS.get(field.name) or "|".join(CHOICES[field.name])
         if field.name == "hu":
             group.add_argument("--hu", nargs="+", action="extend", default=[], metavar=metavar, help=texts["hu"])
@@ -33,7 +35,7 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(args: argparse.Namespace) -> Request:
-    values = {field.name: getattr(args, field.name) for field in fields(Request)}
+    values = {field.name: getattr(args, field.name) for field in fields(Request) if hasattr(args, field.name)}
     return Request(**{**values, "hu": hounsfield_overrides(args.hu)})
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-PATCH = 18.0  # mm; longer waves are anatomy
+from ..synthesis.spectrum import noise_spectrum
+
 SLOPE = 5.0  # HU/mm after smoothing; steeper is an edge or a vessel, and noise of 60 HU stays below
-AT_LEAST = 8  # patches
-AT_MOST = 4000  # patches; more do not change the mean
 UNSEEN = 1.0  # HU of white noise that nobody sees: two spectra below it do not differ
 
 
@@ -43,41 +42,6 @@ def even_interior(hu, mask, spacing) -> np.ndarray:
     return even
 
 
-def noise_spectrum(hu, mask, spacing) -> tuple[np.ndarray, np.ndarray]:
-    """Radial noise power spectrum of square patches of 18 mm, in the slice, that lie inside ``mask`` (usually :func:`even_interior`).
-
-    A plane is taken out of each patch and its corners are tapered (Hann), without which slow waves would leak into the fine ones.
-    The lowest frequency is left out, because the plane took it.
-
-    Returns
-    -------
-    frequency, power : (n,) arrays
-        1/mm, and HU^2 mm^2 (white noise of spread s has s^2 times the area of a pixel at all of them); NaN with fewer than 8 patches.
-    """
-    size = [max(8, round(PATCH / s)) for s in (spacing[1], spacing[0])]
-    frequency = [np.fft.fftfreq(n, d) for n, d in zip(size, (spacing[1], spacing[0]), strict=True)]
-    radius = np.hypot(*np.meshgrid(*frequency, indexing="ij"))
-    step = max(1 / (n * d) for n, d in zip(size, (spacing[1], spacing[0]), strict=True))
-    ring = np.rint(radius / step).astype(int)
-    rings = np.arange(2, int(0.5 / max(spacing[:2]) / step) + 1)  # up to Nyquist, where rings are whole
-    corners = _patches(mask, size)
-    if len(corners) < AT_LEAST:
-        return rings * step, np.full(len(rings), np.nan)
-    taper = np.outer(np.hanning(size[0] + 2)[1:-1], np.hanning(size[1] + 2)[1:-1]).astype(np.float32)
-    plane = np.stack([np.ones(size), *np.indices(size)], -1).reshape(-1, 3)
-    weighted = plane * taper.reshape(-1, 1)  # fitted where the taper lets the patch through
-    fit = np.linalg.solve(plane.T @ weighted, weighted.T)
-    power = np.zeros(size)
-    for start in range(0, len(corners), 256):
-        patches = np.stack([hu[k, j : j + size[0], i : i + size[1]] for k, j, i in corners[start : start + 256]]).astype(np.float64)
-        flat = patches.reshape(len(patches), -1)
-        flat = flat - flat @ fit.T @ plane.T
-        power += (np.abs(np.fft.fft2(flat.reshape(patches.shape) * taper)) ** 2).sum(0)
-    power *= spacing[0] * spacing[1] / (taper.astype(np.float64) ** 2).sum() / len(corners)
-    radial = np.bincount(ring.ravel(), power.ravel()) / np.maximum(np.bincount(ring.ravel()), 1)
-    return rings * step, radial[rings]
-
-
 def spectrum_distance(synthetic, real, mask, spacing) -> float:
     """Mean absolute log ratio of two scans' spectra inside ``mask``, at the same places: where the real scan is even.
 
@@ -101,18 +65,6 @@ def spectrum_difference(one, other, floor: float = 0.5) -> float:
         return float("nan")
     ratio = (np.interp(common, f, a) + floor) / (np.interp(common, g, b) + floor)
     return float(np.abs(np.log(ratio)).mean())
-
-
-def _patches(mask, size):
-    """Corners (k, j, i) of the patches inside the mask, half overlapping, at most 4000 spread evenly."""
-    found = []
-    for k in np.nonzero(np.count_nonzero(mask, axis=(1, 2)) >= size[0] * size[1])[0]:
-        total = np.pad(np.cumsum(np.cumsum(mask[k], 0, dtype=np.int32), 1), ((1, 0), (1, 0)))
-        inside = total[size[0] :, size[1] :] - total[: -size[0], size[1] :] - total[size[0] :, : -size[1]] + total[: -size[0], : -size[1]]
-        half = max(1, size[0] // 2), max(1, size[1] // 2)
-        where = np.argwhere(inside[:: half[0], :: half[1]] == size[0] * size[1]) * half
-        found += [(k, j, i) for j, i in where]
-    return found[:: -(-len(found) // AT_MOST)] if found else found
 
 
 def box_around(mask, margin=(0, 0, 0)):

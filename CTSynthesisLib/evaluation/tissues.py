@@ -19,6 +19,7 @@ SOFT_HU, FAT_HU, BONE_HU, LUNG_HU = (-25, 150), (-200, -25), 170, (-960, -500)  
 def told(labelmap: LabelMap, body: np.ndarray) -> dict[str, list[tuple[str, np.ndarray]]]:
     """By tissue, the (name, mask) of each structure of ``labelmap`` that has at least 2 ml within ``body``.
 
+    A tissue that has less than 20 ml in all is not told: a nodule does not say what a body's soft tissue is like.
     Vessels of the lungs are left out: no mask of a person is as fine as they are.
     """
     found: dict[str, list] = {}
@@ -29,7 +30,8 @@ def told(labelmap: LabelMap, body: np.ndarray) -> dict[str, list[tuple[str, np.n
         mask = (labelmap.array == u.segment.value) & body
         if mask.sum() * labelmap.geometry.voxel_ml >= SMALLEST_ML:
             found.setdefault(group, []).append((u.segment.name, mask))
-    return found
+    least = ENOUGH_ML / labelmap.geometry.voxel_ml
+    return {group: masks for group, masks in found.items() if sum(mask.sum() for _, mask in masks) >= least}
 
 
 def by_rule(hu: np.ndarray, body: np.ndarray, spacing) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import torch
 from ..anatomy import Tissue
 from ..networks.slab_unet import SCALARS
 from .hu_map import HUMap
+from .request import Grain
 
 # The classes the network knows. Parenchyma, muscle, fluid and hollow organs differ by their expected HU and their borders.
 AIR, GAS, LUNG, FAT, SOFT, BLOOD, BONE, BODY = range(8)
@@ -29,12 +30,14 @@ CHANNELS = CLASSES + 4 + SCALARS
 @dataclass(frozen=True)
 class Scan:
     """What is known of the scan as a whole; ``noise`` (HU), ``sharpness`` and ``slice_correlation`` are those of
-    :class:`~CTSynthesisLib.synthesis.scan_quality.ScanQuality`, or None: unknown."""
+    :class:`~CTSynthesisLib.synthesis.scan_quality.ScanQuality`, or None: unknown. ``grain`` is not told to the network: the engine brings
+    the network's grain to it."""
 
     spacing: tuple[float, float, float]  # (i, j, k) mm
     noise: float | None = None
     sharpness: float | None = None
     slice_correlation: float | None = None
+    grain: Grain | None = None
 
     def scalars(self) -> list[float]:
         in_plane = (self.spacing[0] * self.spacing[1]) ** 0.5

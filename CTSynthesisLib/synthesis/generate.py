@@ -177,7 +177,7 @@ def _scan(geometry: Geometry, request: Request):
     shared = request.slice_correlation
     if shared is None and request.thickness is not None:  # of two box-shaped slices that overlap
         shared = max(0.0, 1 - geometry.spacing[2] / request.thickness)
-    return Scan(tuple(geometry.spacing), noise, sharpness, shared)
+    return Scan(tuple(geometry.spacing), noise, sharpness, shared, request.grain)
 
 
 def _is_set(u: Understood, request: Request) -> bool:

@@ -25,3 +25,7 @@ class HUMap:
     def to_hu(self, x):
         """Network units to HU, float32, clamped to what int16 CT holds."""
         return (self.center + self.scale * (x.float() * self.gain).sinh()).clamp(LOWEST_HU, HIGHEST_HU)
+
+    def hu_per_unit(self, x):
+        """Slope of :meth:`to_hu` at ``x``, in HU a network unit."""
+        return self.scale * self.gain * (x.float() * self.gain).cosh()

@@ -11,8 +11,9 @@ import torch
 from ..errors import SynthesisFailed
 from ..modelstore import ModelCard, load_weights
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
+from . import grain
 from .blocks import VOXELS_AT_ONCE, blocks
-from .condition import Condition
+from .condition import Condition, Scan
 from .hu_map import HUMap
 from .noise import CELL, SEEN, add_grain, lattice_noise
 
@@ -40,28 +41,53 @@ class MaskCGAN:
             ``between(fraction)`` is called after each block and may raise to stop.
         """
         field = self.card.receptive_field
+        correction = self._correction(condition.scan)
         result = np.empty(condition.values.shape, np.int16)
         done = 0
         for block in blocks(
             result.shape, lattice_origin, stride=self.network.config.stride, margin=(field["slices"], field["pixels"]), voxels=voxels
         ):
-            result[block.window] = self._block(condition, block, lattice_origin, seed)
+            result[block.window] = self._block(condition, block, lattice_origin, seed, correction)
             done += result[block.window].size
             if between:
                 between(done / result.size)
         return result
 
     @torch.inference_mode()
-    def _block(self, condition, block, lattice_origin, seed):
+    def _block(self, condition, block, lattice_origin, seed, correction):
         values = block.read(condition.values)
         planes, expected = condition.planes(values, self.hu_map, self.device, self.dtype)
         start = [origin + outer[0] for origin, outer in zip(lattice_origin, block.outer, strict=True)]
         assert start[1] % CELL == 0 and start[2] % CELL == 0, "blocks begin on the pooling grid, which is a multiple of the noise's"
         noise = lattice_noise(seed, start, values.shape, device=self.device)
+        residual, amplitude = self._network(planes, noise)
+        if correction is not None:
+            amplitude, noise = correction.amplitudes(amplitude, self.hu_map.hu_per_unit(expected)), correction.noise(noise)
+        hu = self.hu_map.to_hu(add_grain(expected + residual, amplitude, noise))
+        return hu[block.centre].round_().to(torch.int16).cpu().numpy()
+
+    def _network(self, planes, noise):
+        """Residual (D, H, W) and log amplitudes (D, 5, H, W), in network units."""
         with torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             residual, amplitude = self.network(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(self.dtype))
-        hu = self.hu_map.to_hu(add_grain(expected + residual[0], amplitude[0], noise))
-        return hu[block.centre].round_().to(torch.int16).cpu().numpy()
+        return residual[0], amplitude[0]
+
+    def _correction(self, scan: Scan) -> grain.Correction | None:
+        """What brings the network's grain in even soft tissue to that of ``scan``; None where it is not known."""
+        if scan.grain is None:
+            return None
+        labels, tissue, hu, even = grain.sample()
+        condition = Condition(labels, tissue, hu, np.ones(len(hu), bool), scan)
+        with torch.inference_mode():
+            planes, expected = condition.planes(labels, self.hu_map, self.device, self.dtype)
+            noise = lattice_noise(0, (0, 0, 0), labels.shape, device=self.device)
+            residual, amplitude = self._network(planes, noise)
+            plain = self.hu_map.to_hu(expected + residual)
+            amplitude = amplitude.transpose(0, 1).exp()
+            kinds = torch.stack([self.hu_map.to_hu(expected + residual + a * n) - plain for a, n in zip(amplitude, noise, strict=True)])
+            margin = self.card.receptive_field["slices"] - 1
+            inner = slice(margin, -margin)
+        return grain.correction(scan.grain, plain[inner].cpu().clone(), kinds[:, inner].cpu().clone(), even[inner], scan.spacing)
 
 
 _warm: dict[tuple, MaskCGAN] = {}

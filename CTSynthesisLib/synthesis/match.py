@@ -19,11 +19,12 @@ from ..anatomy import Tissue, Understood, ancestors, structures, understand
 from ..errors import UnusableInput
 from ..regions import segment_regions
 from ..volume import Geometry, LabelMap, Volume, reorder, resample, to_sitk
-from .request import FILLED, Request
+from .request import FILLED, Grain, Request
 
 SLAB, CROP = 6, 160  # slices and pixels, as in training
 MOST_SLABS = 16
 SMOOTHING = 3.0  # mm, before soft tissue is recognised by its HU
+EVEN_SLOPE = 5.0  # HU/mm after it; steeper is an edge or a vessel
 FEWEST_VOXELS = 8  # of a segment within the scan, and at least a quarter of it
 MISSING = -32768  # outside the scan
 THICKNESS_KEYS = ("SliceThickness", "DICOM.SliceThickness", "0018|0050")
@@ -87,7 +88,7 @@ def match(
         found["thickness"] = round(stated or min(float(axial[2]), 20.0), 4)
         if stated is None:
             sentences.append(f"The scan to match does not state its slice thickness; its slice spacing of {axial[2]:.3g} mm was taken.")
-    noise, sharpness, across = _quality(scan, _axial(labelmap.geometry).spacing)
+    noise, sharpness, across, grain = _quality(scan, _axial(labelmap.geometry).spacing)
     if noise is None:
         sentences.append("The scan to match shows too little even soft tissue to measure its noise and sharpness; the defaults were taken.")
     elif across is None and request.slice_correlation is None:
@@ -98,6 +99,8 @@ def match(
         found["sharpness"] = round(sharpness, 3)
     if request.slice_correlation is None and across is not None:
         found["slice_correlation"] = round(across, 3)
+    if grain is not None and request.grain is None and (request.noise, request.sharpness, request.kernel) == (None,) * 3:
+        found["grain"] = replace(grain, change=None) if across is None or request.slice_correlation is not None else grain
     return replace(request, **found), tuple(sentences)
 
 
@@ -252,13 +255,15 @@ def _stated_thickness(scan: Volume) -> float | None:
     return None
 
 
-def _quality(scan: Volume, spacing: np.ndarray) -> tuple[float | None, float | None, float | None]:
-    """Noise (HU), sharpness and slice correlation: medians over parts of ``scan``, as they are at the axial ``spacing`` (i, j, k) in mm.
+def _quality(scan: Volume, spacing: np.ndarray) -> tuple[float | None, float | None, float | None, Grain | None]:
+    """Noise (HU), sharpness, slice correlation and grain, as they are at the axial ``spacing`` (i, j, k) in mm.
 
-    The slice correlation is that of the slices as far apart as ``spacing`` says, None where the scan has no such slices.
+    The first three are medians over parts of ``scan``. The slice correlation is that of the slices as far apart as ``spacing`` says, None
+    where the scan has no such slices.
     """
     import torch
 
+    from .grain import measured
     from .scan_quality import SOFT_TISSUE_HU, measure
 
     axes, flips = scan.geometry.anatomical_axes
@@ -266,16 +271,19 @@ def _quality(scan: Volume, spacing: np.ndarray) -> tuple[float | None, float | N
     apart = max(round(float(spacing[2] / axial.spacing[2])), 1)
     carries_over = abs(apart * axial.spacing[2] / spacing[2] - 1) < 0.25
     apart = apart if carries_over and apart * 2 <= len(array) else 1
-    found = []
+    found, slabs = [], []
     for first, last in _slabs(len(array), SLAB * apart):
-        hu, smooth = _slab(array, axial, first, last, spacing)
+        hu, smooth = (a[::apart] for a in _slab(array, axial, first, last, spacing))
         soft = (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
         for window in _windows(soft):
-            found.append(measure(*(torch.from_numpy(a[::apart][window].copy()) for a in (hu, soft))))
+            found.append(measure(*(torch.from_numpy(a[window].copy()) for a in (hu, soft))))
+        if min(smooth.shape[1:]) > 1:
+            down, across = np.gradient(smooth, spacing[1], spacing[0], axis=(1, 2))
+            slabs.append((hu, soft & (np.hypot(down, across) < EVEN_SLOPE)))
     found = [one for one in found if one is not None]
     across = [one.slice_correlation for one in found if one.slice_correlation is not None and carries_over]
     lists = [one.noise for one in found], [one.sharpness for one in found], across
-    return tuple(float(np.median(figures)) if figures else None for figures in lists)
+    return *(float(np.median(figures)) if figures else None for figures in lists), measured(slabs, spacing) if slabs else None
 
 
 def _slabs(slices: int, size: int) -> list[tuple[int, int]]:

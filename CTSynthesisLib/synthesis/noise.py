@@ -27,7 +27,7 @@ def lattice_noise(seed: int, start, shape, *, device="cpu") -> torch.Tensor:
     white = white_noise(
         seed, _FINE, (start[0] - 1, start[1] - _REACH, start[2] - _REACH), (shape[0] + 2, *(n + 2 * _REACH for n in shape[1:])), device
     )
-    bands = F.conv2d(white[:, None], _band_filters().to(device))  # (k + 2, 2, j, i)
+    bands = F.conv2d(white[:, None], band_filters().to(device))  # (k + 2, 2, j, i)
     shared = (bands[:-2] + 2 * bands[1:-1] + bands[2:]) * 6**-0.5
 
     cells = [-(-n // CELL) + 1 + 4 for n in shape[1:]]  # one to interpolate towards, two to either side for the filter
@@ -46,7 +46,7 @@ def add_grain(image: torch.Tensor, amplitude: torch.Tensor, noise: torch.Tensor)
     return image
 
 
-def _band_filters() -> torch.Tensor:
+def band_filters() -> torch.Tensor:
     """Two band-pass filters (2, 1, 9, 9) of unit energy: what a Gaussian of one pixel removes, and what one of two pixels then removes."""
     at = torch.arange(-_REACH, _REACH + 1, dtype=torch.float32)
     narrow, wide = (torch.exp(-0.5 * (at / sigma) ** 2) for sigma in (1.0, 2.0))

@@ -19,6 +19,16 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
+class Grain:
+    """A scan's grain in even soft tissue: its radial noise ``power`` spectrum (HU² mm²) at ``frequency`` (1/mm), and that of the ``change``
+    from slice to slice, or None where that is not known."""
+
+    frequency: tuple[float, ...]
+    power: tuple[float, ...]
+    change: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """What to generate from a label map.
 
@@ -42,6 +52,8 @@ class Request:
         Slice thickness in mm; None for the slice spacing.
     slice_correlation : float or None
         How much the grain of neighbouring slices correlates, from 0 (none) to 1 (the same); None for what the thickness suggests.
+    grain : Grain or None
+        Noise power spectrum of even soft tissue, as measured in a scan at the pixel size of the CT to be made.
     inside : str
         What the interior of the body holds where no segment says it, and lungs without vessels: plausible ``anatomy`` chosen by the seed,
         or ``plain`` soft tissue.
@@ -60,6 +72,7 @@ class Request:
     sharpness: float | None = None
     thickness: float | None = None
     slice_correlation: float | None = None
+    grain: Grain | None = None
     inside: str = "anatomy"
     outside: str = "body"
     device: str = "auto"
@@ -88,4 +101,6 @@ class Request:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise UnusableInput(f"The request holds unknown fields ({', '.join(unknown)}); both sides must run the same version.")
+        if values.get("grain"):
+            values["grain"] = Grain(**{name: value and tuple(value) for name, value in values["grain"].items()})
         return cls(**values)
