@@ -20,7 +20,8 @@ class ModelCard:
 
     ``kind`` says which engine runs it (``slab_gan`` or ``habijan2022``; ``segmenter`` measures and draws nothing), ``network`` holds the
     network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a
-    voxel depends on.
+    voxel depends on. ``drawn_above_told`` are HU by tissue: by how much the median of what the network draws lies above the median that it
+    was told, measured on training scans; the engine tells it that much less.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelCard:
     network: dict
     hu_map: dict
     receptive_field: dict = field(default_factory=dict)
+    drawn_above_told: dict = field(default_factory=dict)
     licence: str = ""
     training_data: list = field(default_factory=list)
     command: str = ""

@@ -94,8 +94,9 @@ def padded(x: torch.Tensor, stride: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def complete(
-    card: ModelCard, values: np.ndarray, tissue: np.ndarray, hu: np.ndarray, geometry: Geometry, *, seed: int, contrast: bool
-) -> np.ndarray:
+    card: ModelCard, values: np.ndarray, tissue: np.ndarray, hu: np.ndarray, geometry: Geometry, *, seed: int, contrast: bool,
+    bones_are_painted: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Tissue classes (k, j, i) uint8 for the voxels of class BODY; :data:`CLASSES` wherever the segmentation has spoken.
 
     Parameters
@@ -103,15 +104,18 @@ def complete(
     values : (k, j, i) labels on an axial grid; ``tissue`` and ``hu`` are tables over them, as in :class:`Condition`.
     contrast : bool
         Whether blood is enhanced; only then can it be told from soft tissue.
+    bones_are_painted : bool
+        Whether the segmentation shows the bones, so that no more are to be guessed.
     """
     cells = Cells.over(geometry)
     sampled = cells.read(values)
     x = inputs(torch.from_numpy(tissue[sampled]), torch.from_numpy(hu[sampled].astype(np.float32)), float(contrast))
-    logits = _decide(_network(card), x, *(_chance(seed, n, geometry, cells.count, n == GUESSES.index(LUNG)) for n in range(len(GUESSES))))
+    chance = (_chance(seed, n, geometry, cells.count, n == GUESSES.index(LUNG)) for n in range(len(GUESSES)))
+    logits = _decide(_network(card), x, bones_are_painted, *chance)
     return _to_voxels(logits, (tissue == BODY)[values], geometry)
 
 
-def _decide(network: CompletionUNet, x: torch.Tensor, *chance: torch.Tensor) -> torch.Tensor:
+def _decide(network: CompletionUNet, x: torch.Tensor, bones_are_painted: bool, *chance: torch.Tensor) -> torch.Tensor:
     """One field a class (classes, D, H, W), the greatest of which tells the tissue of a cell.
 
     All classes at once, in each cell by itself, gave lungs like a Swiss cheese where a body's outline alone was known. So lungs and then
@@ -129,6 +133,8 @@ def _decide(network: CompletionUNet, x: torch.Tensor, *chance: torch.Tensor) -> 
             for half in (x[PLACE] < 0, x[PLACE] >= 0):  # where a lung has been painted there is no second one
                 if (x[LUNG] * half).sum() > 0.01 * ((1 - x[AIR]) * half).sum():
                     fields[n][half] = NEVER
+        elif bones_are_painted:
+            fields[n] = NEVER
         x = x.clone()
         shown = (fields[n] > 0) * x[BODY]
         x[kind] += shown

@@ -23,6 +23,7 @@ from .standard_anatomy import draw, place, standard_anatomy
 
 VESSELS = ("lung_vessels", "lung_arteries", "lung_veins")
 CONTRAST_HU = 100.0  # blood above this holds contrast medium
+SEVERAL = 3  # bones: whoever painted so many painted them all
 WORTH_TELLING = 0.01  # share of the body
 
 
@@ -67,7 +68,7 @@ def fill(
         if reached * share > WORTH_TELLING:
             sentences.append(f"No segment says what {share:.0%} of the body holds; a standard anatomy, fitted to the rest, was filled in.")
         if reached < 1:
-            labels = _guessed(labels, geometry, request)
+            labels = _guessed(labels, understood, geometry, request)
             guessed = (1 - reached) * share
             if guessed > WORTH_TELLING:
                 sentences.append(f"In {guessed:.0%} of the body, which the standard anatomy does not reach, tissues were guessed.")
@@ -99,11 +100,15 @@ def _standard(labels: Labels, unspecified, understood, geometry, request: Reques
     return labels.extended(tissue, hu, known), where.sum() / unspecified.sum()
 
 
-def _guessed(labels: Labels, geometry, request: Request) -> Labels:
+def _guessed(labels: Labels, understood, geometry, request: Request) -> Labels:
     """Tissues in what is still unspecified."""
     told = labels.hu[labels.tissue == BLOOD]
     contrast = request.phase != "plain" or bool((told > CONTRAST_HU).any())
-    guess = complete(load_card("completion"), labels.values, labels.tissue, labels.hu, geometry, seed=request.seed, contrast=contrast)
+    bones = sum(u.structure.tissue is Tissue.BONE for u in understood)
+    guess = complete(
+        load_card("completion"), labels.values, labels.tissue, labels.hu, geometry, seed=request.seed, contrast=contrast,
+        bones_are_painted=bones >= SEVERAL,
+    )  # fmt: skip
     for n, kind in enumerate(GUESSES):
         labels.values[guess == kind] = len(labels.tissue) + n
     names = FILLED[: len(GUESSES)]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from ..anatomy import Tissue
 from ..errors import SynthesisFailed
 from ..modelstore import ModelCard, load_weights
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
 from . import grain
 from .blocks import VOXELS_AT_ONCE, blocks
-from .condition import Condition, Scan
+from .condition import CLASS_OF_TISSUE, Condition, Scan
 from .hu_map import HUMap
 from .noise import CELL, SEEN, add_grain, lattice_noise
 
@@ -40,6 +41,7 @@ class MaskCGAN:
         between : callable, optional
             ``between(fraction)`` is called after each block and may raise to stop.
         """
+        condition = self._told_less(condition)
         field = self.card.receptive_field
         correction = self._correction(condition.scan)
         result = np.empty(condition.values.shape, np.int16)
@@ -71,6 +73,13 @@ class MaskCGAN:
         with torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             residual, amplitude = self.network(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(self.dtype))
         return residual[0], amplitude[0]
+
+    def _told_less(self, condition: Condition) -> Condition:
+        """The condition with the HU that the network has to be told to draw those that are wanted."""
+        hu = condition.hu.copy()
+        for tissue, above in self.card.drawn_above_told.items():
+            hu[condition.tissue == CLASS_OF_TISSUE[Tissue(tissue)]] -= above
+        return replace(condition, hu=hu)
 
     def _correction(self, scan: Scan) -> grain.Correction | None:
         """What brings the network's grain in even soft tissue to that of ``scan``; None where it is not known."""

@@ -33,16 +33,24 @@ UNCOVERED = 0.5  # weight of the share of the body that the anatomy does not rea
 BEYOND_MM = 25.0  # above and below its ends the anatomy goes on as it ends
 CHANCE_MM = 2.5  # standard deviation of what the seed adds along each axis
 _STREAM = 40  # of the noise, one an axis from here
+ALONG = ("aorta", "inferior_vena_cava", "spinal_canal", "vertebrae", "trachea", "esophagus", "artery", "internal_jugular_vein_left",
+         "internal_jugular_vein_right")  # beside fat and muscle, what goes on beyond the anatomy's ends
 # for regions that name a tissue and no organ: which of the anatomy's structures they hold beside their own descendants
 SAME_TISSUE = {"bone": Tissue.BONE, "blood": Tissue.BLOOD, "fat": Tissue.FAT, "lungs": Tissue.LUNG, "bowel_gas": Tissue.GAS}
+FAMILIES = ("vertebrae", "ribs")  # of whoever paints three of one, no fourth is drawn between them
 IN_LUNGS = ("lung_vessels", "lung_arteries", "lung_veins")
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """The standard anatomy: ``labels`` (k, j, i) uint8 on an axial grid of ``spacing`` (k, j, i) mm, and what each label means."""
+    """The standard anatomy: ``labels`` (k, j, i) uint8 on an axial grid of ``spacing`` (k, j, i) mm, and what each label means.
+
+    ``continued`` are the same with ``beyond`` slices more at each end, in which goes on what runs along the body, and nothing else.
+    """
 
     labels: np.ndarray
+    continued: np.ndarray
+    beyond: int
     spacing: np.ndarray
     understood: tuple[Understood, ...]
 
@@ -59,7 +67,21 @@ def standard_anatomy() -> Anatomy:
     labels[vessels] = 0
     labels = flood(labels, vessels)
     kept = [segment for segment in sample.segments if segment.name not in ("skin", "lung_vessels")]
-    return Anatomy(labels, sample.geometry.spacing[::-1].copy(), understand(kept))
+    understood = understand(kept)
+    beyond = round(BEYOND_MM / sample.geometry.spacing[2])
+    ends_here = [u.segment.value for u in understood if not _runs_along(u.structure)]
+    below, above = (_only_running(labels[end : end + 1], ends_here).repeat(beyond, axis=0) for end in (0, len(labels) - 1))
+    return Anatomy(labels, np.concatenate([below, labels, above]), beyond, sample.geometry.spacing[::-1].copy(), understood)
+
+
+def _runs_along(structure: Structure) -> bool:
+    names = {structure.name, *(a.name for a in ancestors(structure))}
+    return structure.tissue in (Tissue.FAT, Tissue.MUSCLE) or bool(names & set(ALONG))
+
+
+def _only_running(labels, ends_here):
+    where = labels > 0
+    return flood(np.where(np.isin(labels, ends_here), 0, labels).astype(np.uint8), where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +134,7 @@ def place(
         _fitted[key] = _fit(source, target, outline, check or (lambda: None))
     at, overlap = _fitted[key]
     at = at + _chance(seed, at.shape[1:])
-    told = frozenset(value for _, theirs in groups for value in theirs)
+    told = frozenset(value for _, theirs in groups for value in theirs) | _families(understood, anatomy)
     return Placed(at / torch.tensor(anatomy.spacing, dtype=torch.float32)[:, None, None, None] - 0.5, told, overlap)
 
 
@@ -130,11 +152,10 @@ def draw(placed: Placed, wanted: np.ndarray, geometry: Geometry, *, filled: bool
     box = _box(wanted)
     if box is None:
         return result
-    size = torch.tensor(anatomy.labels.shape)
-    drawn = anatomy.labels.copy()
+    size = torch.tensor(anatomy.continued.shape)
+    drawn = anatomy.continued.copy()
     drawn[np.isin(drawn, list(placed.told))] = 0
     flat = torch.from_numpy(drawn.reshape(-1))
-    beyond = BEYOND_MM / anatomy.spacing[0]
     axes = zip(wanted.shape, geometry.spacing[::-1], placed.at.shape[1:], strict=True)
     along, down, across = (torch.from_numpy(_interpolation(n, step, cells)) for n, step, cells in axes)
     down, across = down[box[1]], across[box[2]].T
@@ -143,7 +164,8 @@ def draw(placed: Placed, wanted: np.ndarray, geometry: Geometry, *, filled: bool
         if not where.any():
             continue
         at = down @ torch.einsum("d,cdhw->chw", along[k], placed.at) @ across  # (3, H, W)
-        within = (at[0] > -beyond) & (at[0] < size[0] - 1 + beyond)
+        at[0] += anatomy.beyond
+        within = (at[0] > -0.5) & (at[0] < size[0] - 0.5)
         index = at.round_().long()
         beside = ((index[1:] < 0) | (index[1:] >= size[1:, None, None])).any(0)
         index = torch.minimum(index.clamp_(min=0), (size - 1)[:, None, None])
@@ -197,6 +219,13 @@ def _groups(own: tuple[Understood, ...], theirs: tuple[Understood, ...]) -> list
         if name:
             labels.setdefault(name, []).append(u.segment.value)
     return [(values[name], labels[name]) for name in labels]
+
+
+def _families(own: tuple[Understood, ...], anatomy: Anatomy) -> frozenset[int]:
+    """The anatomy's labels of the families of which several members were painted."""
+    painted = [a.name for u in own for a in ancestors(u.structure)]
+    families = {name for name in FAMILIES if painted.count(name) >= 3}
+    return frozenset(u.segment.value for u in anatomy.understood if families & {a.name for a in ancestors(u.structure)})
 
 
 def _name(structure: Structure) -> str:
