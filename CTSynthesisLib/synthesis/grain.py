@@ -25,6 +25,7 @@ RELUCTANCE = 0.003  # how little a factor that helps hardly is wanted
 CROP = (10, 256, 256)  # slices and pixels of the sample: liver, spleen and muscle; more than the margin a generator needs
 CROP_AT = (22, 12, 72)
 MARGIN = 3  # pixels, from the borders of a label
+MOST_TAKEN = 4.0
 IN_CORNERS = 0.5  # weight of frequencies beyond Nyquist's, which only diagonals have
 FLOOR = 0.5  # HU² mm², added to spectra before they are compared: white noise of 1 HU
 
@@ -65,8 +66,9 @@ def _rounded(values, digits) -> tuple[float, ...]:
 class Correction:
     """What is done to the five kinds of grain, everywhere.
 
-    Their amplitudes are multiplied by ``factor`` (5,), at most 1, or get the variance ``extra`` (5,) in HU² more: multiplied by more than
-    1, what the generator draws by means of its grain, as in bone, would grow as well. The fine kinds are softened by ``soft`` first.
+    A kind that is too strong is multiplied by its ``factor`` (5,), but loses at most ``MOST_TAKEN`` times the variance in HU² that it loses
+    in soft tissue; one that is too weak gets the variance that soft tissue lacks, ``extra`` (5,) in HU². Multiplied without limit, what the
+    generator draws by means of its grain, as in bone, would grow or shrink as well. The fine kinds are softened by the share ``soft``.
     """
 
     factor: torch.Tensor
@@ -75,13 +77,14 @@ class Correction:
 
     def amplitudes(self, amplitude: torch.Tensor, hu_per_unit: torch.Tensor) -> torch.Tensor:
         """Log amplitudes (D, 5, H, W) in network units, corrected; ``hu_per_unit`` (D, H, W) is the slope of the HU map."""
-        result, steep = amplitude.float(), hu_per_unit[:, None].square()
+        steep = hu_per_unit.square()
+        variance = (2 * amplitude.float()).exp()
         for n, (factor, extra) in enumerate(zip(self.factor.tolist(), self.extra.tolist(), strict=True)):
-            if extra > 0:
-                result[:, n : n + 1] = 0.5 * ((2 * result[:, n : n + 1]).exp() + extra / steep).log()
-            elif factor < 1:
-                result[:, n] += float(np.log(factor))
-        return result
+            if factor < 1:
+                variance[:, n] = torch.maximum(factor**2 * variance[:, n], variance[:, n] + MOST_TAKEN * extra / steep)
+            else:
+                variance[:, n] += extra / steep
+        return 0.5 * variance.log()
 
     def noise(self, noise: torch.Tensor) -> torch.Tensor:
         """Unit noise (5, D, H, W) with its fine kinds softened."""
@@ -164,7 +167,7 @@ def correction(wanted: Grain, plain: torch.Tensor, kinds: torch.Tensor, even: np
     for n in FINE:
         factor[n] *= _spread_of_softened(soft)
     variance = torch.stack([kind[torch.from_numpy(even)].square().mean() for kind in kinds])
-    return Correction(factor.clamp(max=1), variance * (factor.square() - 1).clamp(min=0), soft)
+    return Correction(factor, variance * (factor.square() - 1), soft)
 
 
 def _fitted(shared: torch.Tensor, goal: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, float]:
