@@ -107,21 +107,54 @@ class SlabUNet(nn.Module):
 
     def forward(self, condition, noise):
         batch, depth = condition.shape[:2]
+        full, half = self.first(condition, noise)
+        maps = self.rest(full, half.unflatten(0, (batch, depth)))
+        return self.finish(maps.unflatten(0, (batch, depth)), condition)
+
+    def first(self, condition, noise):
+        """What each slice gives by itself, before it looks at its neighbours: features (B·D, C, H, W) and (B·D, 2C, H/2, W/2)."""
         x = self.stem(_together(condition.flatten(0, 1), noise.flatten(0, 1)))
-        skips = [x]
+        return x, self.down[0](x)
+
+    def rest(self, full, half, before=0, after=0):
+        """The maps (B·D', 1 + G, H, W) of those slices whose ``full`` features (B·D', C, H, W) are given.
+
+        ``half`` (B, D, 2C, H/2, W/2) also holds ``before`` and ``after`` more slices for them to look at. A slice is dropped as soon as
+        no mixing still to come reaches it, so that one slice costs a fraction of the nine that it depends on.
+        """
+        reach = len(self.mix_down) + len(self.mix_up)
+        batch, depth = half.shape[:2]
+        x, skips = half.flatten(0, 1), [full]
+
+        def trimmed(x, depth, before, after, reach):
+            kept = slice(max(before - reach, 0), depth - max(after - reach, 0))
+            x = x.unflatten(0, (-1, depth))[:, kept]
+            return x.flatten(0, 1), x.shape[1], min(before, reach), min(after, reach)
+
         for n, down in enumerate(self.down, start=1):
-            x = down(x)  # (B·D, width[n], H/2ⁿ, W/2ⁿ)
+            x = x if n == 1 else down(x)  # (B·D, width[n], H/2ⁿ, W/2ⁿ)
             if n in MIXED_GOING_DOWN:
+                x, depth, before, after = trimmed(x, depth, before, after, reach)
                 x = self.mix_down[MIXED_GOING_DOWN.index(n)](x, depth)
-            skips.append(x)
-        x = self.bottom(skips.pop())
+                reach -= 1
+                x, depth, before, after = trimmed(x, depth, before, after, reach)
+            skips.append((x, depth, before, after))
+        x, depth, before, after = skips.pop()
+        x = self.bottom(x)
         for n in reversed(range(len(self.up))):
-            x = self.up[n](skips.pop() + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
+            skip = skips.pop() if n == 0 else trimmed(*skips.pop(), reach)[0]
+            x = self.up[n](skip + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
             if n in MIXED_GOING_UP:
                 x = self.mix_up[MIXED_GOING_UP.index(n)](x, depth)
+                reach -= 1
+                x, depth, before, after = trimmed(x, depth, before, after, reach)
         x = self.last(x)  # (B·D, width[0], H, W)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would step by several HU
-            maps = F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1).unflatten(0, (batch, depth))
+            return F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1)
+
+    def finish(self, maps, condition):
+        """Residual and logarithms of the amplitudes from the ``maps`` (B, D, 1 + G, H, W) of a slab."""
+        with torch.autocast(maps.device.type, enabled=False):
             tone = self.tone(_scalars(condition).float())[:, None, :, None, None]  # (B, 1, G, 1, 1)
         return maps[:, :, 0], (maps[:, :, 1:] + tone).clamp(-8, 0)
 

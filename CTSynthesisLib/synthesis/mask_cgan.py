@@ -41,9 +41,9 @@ class MaskCGAN:
         between : callable, optional
             ``between(fraction)`` is called after each block and may raise to stop.
         """
-        condition = self._told_less(condition)
+        condition = self.told(condition)
         field = self.card.receptive_field
-        correction = self._correction(condition.scan)
+        correction = self.correction(condition.scan)
         result = np.empty(condition.values.shape, np.int16)
         done = 0
         for block in blocks(
@@ -62,11 +62,7 @@ class MaskCGAN:
         start = [origin + outer[0] for origin, outer in zip(lattice_origin, block.outer, strict=True)]
         assert start[1] % CELL == 0 and start[2] % CELL == 0, "blocks begin on the pooling grid, which is a multiple of the noise's"
         noise = lattice_noise(seed, start, values.shape, device=self.device)
-        residual, amplitude = self._network(planes, noise)
-        if correction is not None:
-            amplitude, noise = correction.amplitudes(amplitude, self.hu_map.hu_per_unit(expected)), correction.noise(noise)
-        hu = self.hu_map.to_hu(add_grain(expected + residual, amplitude, noise))
-        return hu[block.centre].round_().to(torch.int16).cpu().numpy()
+        return self.finished(expected, *self._network(planes, noise), noise, correction)[block.centre]
 
     def _network(self, planes, noise):
         """Residual (D, H, W) and log amplitudes (D, 5, H, W), in network units."""
@@ -74,14 +70,21 @@ class MaskCGAN:
             residual, amplitude = self.network(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(self.dtype))
         return residual[0], amplitude[0]
 
-    def _told_less(self, condition: Condition) -> Condition:
+    def finished(self, expected, residual, amplitude, noise, correction: grain.Correction | None) -> np.ndarray:
+        """int16 HU of a block (D, H, W) from what the network says; ``amplitude`` (D, G, H, W) and ``noise`` (G, D, H, W) a band."""
+        if correction is not None:
+            amplitude, noise = correction.amplitudes(amplitude, self.hu_map.hu_per_unit(expected)), correction.noise(noise)
+        hu = self.hu_map.to_hu(add_grain(expected + residual, amplitude, noise))
+        return hu.round_().to(torch.int16).cpu().numpy()
+
+    def told(self, condition: Condition) -> Condition:
         """The condition with the HU that the network has to be told to draw those that are wanted."""
         hu = condition.hu.copy()
         for tissue, above in self.card.drawn_above_told.items():
             hu[condition.tissue == CLASS_OF_TISSUE[Tissue(tissue)]] -= above
         return replace(condition, hu=hu)
 
-    def _correction(self, scan: Scan) -> grain.Correction | None:
+    def correction(self, scan: Scan) -> grain.Correction | None:
         """What brings the network's grain in even soft tissue to that of ``scan``; None where it is not known."""
         if scan.grain is None:
             return None
