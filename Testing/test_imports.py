@@ -28,7 +28,7 @@ FORBIDDEN = {  # part → the parts that it must not import
     "synthesis": {"training", "evaluation", "worker", "cli", *SLICER_SIDE},
     "training": {"worker", "cli", *SLICER_SIDE},
     "evaluation": {"worker", "cli", *SLICER_SIDE},
-    "worker": {"training", "evaluation", "cli", *SLICER_SIDE},
+    "worker": {"training", "cli", *SLICER_SIDE},  # the child measures what it has made
     "scene": {"synthesis", "networks", "training", "evaluation", "worker", "cli", "session", "headless", "panel"},
     "headless": {"scene", "session", "panel", "synthesis", "networks", "training", "evaluation", "worker", "cli"},
     "session": {"headless", "panel", "networks", "training", "evaluation", "cli"},

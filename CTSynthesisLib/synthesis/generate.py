@@ -123,7 +123,7 @@ def _need_torch():
 
 def _run(card: ModelCard, labels, geometry, understood, request: Request, between):
     """HU (k, j, i) int16 on ``geometry``, the device, and what was assumed. The network sees axial slices, whichever way the grid lies."""
-    from . import habijan, mask_cgan
+    from . import habijan, within_memory
 
     try:
         axes, flips = geometry.anatomical_axes
@@ -133,11 +133,14 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         if card.kind == "habijan2022":
             engine, sentences = habijan.load(card, request.device), []
             hu = engine.generate(values, understood, (axial.spacing[1], axial.spacing[0]), between=between)
+            device = engine.device
         else:
-            engine = mask_cgan.load(card, request.device)
             condition, sentences = condition_of(values, understood, axial, request, check=lambda: between(0.0))
-            hu = engine.generate(condition, axial.lattice_origin(), seed=request.seed, between=between)
-        return np.ascontiguousarray(restore(hu, axes, flips)), engine.device, sentences
+            hu, device, told = within_memory.generate(
+                card, request.device, condition, axial.lattice_origin(), seed=request.seed, between=between
+            )
+            sentences = [*sentences, *told]
+        return np.ascontiguousarray(restore(hu, axes, flips)), device, sentences
     except MemoryError as error:
         raise SynthesisFailed("Memory ran out while generating; close other programs or generate a smaller part.") from error
     except RuntimeError as error:

@@ -5,6 +5,6 @@ look like, and ``__main__`` is the child: ``python -m CTSynthesisLib.worker``.
 """
 
 from ..synthesis.generate import Cancelled
-from .client import Progress, Worker
+from .client import PreviewReady, Progress, Similarity, Slice, Worker
 
-__all__ = ["Cancelled", "Progress", "Worker"]
+__all__ = ["Cancelled", "PreviewReady", "Progress", "Similarity", "Slice", "Worker"]

@@ -4,14 +4,21 @@
 child says              meaning
 ======================  =========================================================================================================
 ``hello``               first line: ``protocol`` and ``version``; the client refuses any other than its own
+``device``              once PyTorch is loaded: ``name`` of what computes where the device is chosen by itself
 ``progress``            ``fraction`` (0 to 1) and ``stage`` of job ``id``
 ``result``              job ``id`` is done: ``array`` names its voxels, and the other fields of a result
+``report``              some moments later: ``rows``, what was measured in each structure of the result of job ``id``
+``previewing``          the preview of job ``id`` is ready for edits: ``array`` names what to show before slices are seen, if asked for
+``slice``               ``array`` belongs at voxel ``start`` of the preview; ``edits`` tells how many edits it contains
+``similarity``          job ``id``: ``value`` of the nearest training scan, and the ``limit`` from which on it counts as a copy
 ``cancelled``           job ``id`` was stopped between two blocks
 ``error``               job ``id`` failed: ``kind`` (class of the error), ``text`` (one sentence), ``details`` (for the log)
 ======================  =========================================================================================================
 
-The client says ``generate`` (``id``, ``request``, ``labelmap``, ``names``, ``reference``) and ``cancel`` (``id``). When the client's end
-closes, for whatever reason, the child ends.
+The client says ``generate`` and ``preview`` (``id``, ``request``, ``labelmap``, ``names``, ``reference``; a preview also ``shown``),
+``edit`` (``id`` of the preview, ``start`` and ``array`` if labels changed, ``look``: the slice that is looked at), ``audit`` (``id``,
+``volume``, ``model``), ``forget`` (``id`` of the preview) and ``cancel`` (``id``). When the client's end closes, for whatever reason, the
+child ends; it also ends when nothing has been asked of it for a quarter of an hour, so that its memory is given back.
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ from ..errors import SynthesisFailed, UnusableInput
 from ..synthesis.generate import Result
 from ..volume import Geometry, LabelMap, Segment, Volume
 
-PROTOCOL = 1
+PROTOCOL = 2
 ERRORS = {"UnusableInput": UnusableInput, "SynthesisFailed": SynthesisFailed}
 
 
@@ -73,6 +80,12 @@ def unpack_result(packed: dict, array: np.ndarray) -> Result:
         for u in packed["understood"]
     )
     return Result(unpack_volume(packed["volume"], array), understood, tuple(packed["assumptions"]), packed["device"], packed["seconds"])
+
+
+def unpack_rows(rows: list[dict]):
+    from ..evaluation.report import Row  # light, but its package is not the protocol's business until a report comes
+
+    return tuple(Row(**{key: float("nan") if value is None else value for key, value in row.items()}) for row in rows)
 
 
 def _pack_grid(gridded, array_name):

@@ -21,6 +21,7 @@ import numpy as np
 from ..errors import SynthesisFailed
 
 ENGINE = "CTSynthesisLib.synthesis.generate:generate"
+IDLE = 15 * 60.0  # s without a job after which a child ends by itself
 
 
 class Transport(Protocol):
@@ -41,8 +42,8 @@ class Transport(Protocol):
     def take(self, name: str) -> np.ndarray:
         """Fetch an array that the other side has put, and drop it there."""
 
-    def drop(self) -> None:
-        """Forget all arrays of the finished job."""
+    def drop(self, name: str) -> None:
+        """Forget an array that this side has put."""
 
     def close(self) -> None:
         """End the worker and leave nothing behind. May be called twice; ``open`` starts anew."""
@@ -59,10 +60,14 @@ class PipeTransport:
         ``module:function`` that the child calls to generate.
     python : str, optional
         Python to run; by default the one that fits this process, see :func:`python_executable`.
+    idle : float
+        Seconds without a job after which the child ends.
     """
 
-    def __init__(self, engine: str = ENGINE, python: str | None = None):
-        self.engine, self.python = engine, python
+    where = "this computer"
+
+    def __init__(self, engine: str = ENGINE, python: str | None = None, idle: float = IDLE):
+        self.engine, self.python, self.idle = engine, python, idle
         self.process = self.folder = None
         self.log: deque[str] = deque(maxlen=200)  # the child's standard error, for the details of a failure
         self._messages: queue.SimpleQueue = queue.SimpleQueue()
@@ -74,8 +79,10 @@ class PipeTransport:
         self.folder = Path(tempfile.mkdtemp(prefix="CTSynthesis-"))
         library = str(Path(__file__).resolve().parents[2])
         environment = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, threads that spin while they wait cost tenfold
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
         command = [self.python or python_executable(), "-m", "CTSynthesisLib.worker", "--folder", str(self.folder), "--engine", self.engine]
+        command += ["--idle", str(self.idle)]
         try:
             self.process = subprocess.Popen(
                 command,
@@ -115,6 +122,8 @@ class PipeTransport:
         return None
 
     def put(self, name, array):
+        if not self.folder.exists():  # a child that ends takes it along
+            raise ConnectionError(self._epitaph())
         np.save(self.folder / f"{name}.npy", array)
 
     def take(self, name):
@@ -123,10 +132,9 @@ class PipeTransport:
         path.unlink()
         return array
 
-    def drop(self):
-        for path in self.folder.glob("*.npy"):
-            with contextlib.suppress(OSError):  # Windows: still mapped by the child, which is about to let go
-                path.unlink()
+    def drop(self, name):
+        with contextlib.suppress(OSError):  # Windows: still mapped by the child, which is about to let go
+            (self.folder / f"{name}.npy").unlink(missing_ok=True)
 
     def close(self):
         if self._cleanup is not None:
@@ -171,7 +179,7 @@ def _end(process, folder):
     with contextlib.suppress(OSError, ValueError):
         process.stdin.close()  # the child ends when its input does, even behind a launcher that does not pass on signals
     try:
-        process.wait(timeout=1)
+        process.wait(timeout=0.2)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -149,7 +149,8 @@ def test_the_reference_surrounds_the_segments(a_model, a_labelmap):
 def test_unseen_slices_are_shown_flat(a_model, a_labelmap):
     preview = Preview(a_labelmap, Request(model=a_model, inside="plain", hu={"heart": 321.0}))
     flat = preview.estimate()
-    assert flat.shape == a_labelmap.array.shape and (flat[a_labelmap.array == 4] == 321).all() and (flat[a_labelmap.array == 0] == -1000).all()
+    assert flat.shape == a_labelmap.array.shape
+    assert (flat[a_labelmap.array == 4] == 321).all() and (flat[a_labelmap.array == 0] == -1000).all()
 
 
 def test_models_that_see_whole_slices_have_no_preview(a_model, a_labelmap, monkeypatch):

@@ -54,3 +54,7 @@ def ignore(labelmap, request, *, progress, **_):
 
 def crash_or_draw(labelmap, request, **arguments):
     return crash(labelmap, request) if request.seed == 666 else draw(labelmap, request, **arguments)
+
+
+def obey_or_draw(labelmap, request, **arguments):
+    return obey(labelmap, request, **arguments) if request.seed == 666 else draw(labelmap, request, **arguments)

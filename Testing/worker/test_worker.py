@@ -42,6 +42,14 @@ def a_worker_with(a_temporary_folder):
     assert list(a_temporary_folder.iterdir()) == []
 
 
+def wait_until(worker, condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the worker did not get there in time"
+        worker.poll()
+        time.sleep(0.005)
+
+
 def wait_for(worker, kind):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -116,6 +124,39 @@ def test_one_job_at_a_time(a_worker_with, a_labelmap):
     worker.submit(a_labelmap)
     with pytest.raises(SynthesisFailed, match="already being generated"):
         worker.submit(a_labelmap)
+
+
+def test_a_report_follows_the_result(a_worker_with, a_labelmap):
+    worker = a_worker_with("draw")
+    worker.generate(a_labelmap, Request(seed=1))
+    wait_until(worker, lambda: worker.report)
+    assert [row.segment for row in worker.report] == [segment.name for segment in a_labelmap.segments]
+    assert abs(worker.report[3].median_hu - 400) < 20 and worker.report[3].off
+    worker.submit(a_labelmap)
+    assert worker.report is None and worker.reporting
+
+
+def test_an_idle_child_gives_its_memory_back_and_the_next_job_starts_another(a_temporary_folder, a_labelmap):
+    with Worker(PipeTransport(engine="Testing.worker.standin_engine:draw", idle=0.3)) as worker:
+        worker.generate(a_labelmap)
+        pid = worker.transport.process.pid
+        assert ends(pid, seconds=5.0)
+        assert worker.generate(a_labelmap).volume.array.any() and worker.transport.process.pid != pid
+    assert list(a_temporary_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3])
+def test_a_child_killed_at_any_moment_leaves_nothing_and_the_next_job_works(a_worker_with, a_labelmap, moment):
+    """A few moments here; ``python Testing/host/benchmark.py`` kills a hundred."""
+    worker = a_worker_with("obey_or_draw")
+    worker.submit(a_labelmap, Request(seed=666))
+    folder = worker.transport.folder
+    time.sleep(moment)
+    worker.transport.process.kill()
+    with pytest.raises(SynthesisFailed, match="ended unexpectedly"):
+        wait_for(worker, Result)
+    assert not folder.exists() and not worker.busy
+    assert worker.generate(a_labelmap, Request(seed=1)).volume.array.any()
 
 
 @pytest.mark.parametrize(("engine", "warm_afterwards"), [("obey", True), ("ignore", False)])
