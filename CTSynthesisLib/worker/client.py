@@ -173,7 +173,7 @@ class Worker:
             except ConnectionError as error:
                 self.close()
                 if attempt == "fresh":
-                    raise SynthesisFailed(_crash_sentence(error)) from error
+                    raise SynthesisFailed(str(error)) from error
             except OSError as error:
                 self.close()
                 raise SynthesisFailed(f"The temporary folder cannot be written ({error.strerror}); free some disk space.") from error
@@ -219,7 +219,7 @@ class Worker:
                 self.close()
                 if not busy:
                     return None  # it was idle
-                raise (Cancelled() if cancelled else SynthesisFailed(_crash_sentence(error))) from error
+                raise (Cancelled() if cancelled else SynthesisFailed(str(error))) from error
             except SynthesisFailed:
                 if not self._greeted:
                     self.close()
@@ -309,6 +309,3 @@ class Worker:
         self.slices = []
         self.transport.close()
 
-
-def _crash_sentence(code):
-    return f"The worker process ended unexpectedly (exit code {code}), most likely because memory ran out; try a smaller volume."

@@ -66,7 +66,7 @@ def unpack_volume(packed: dict, array: np.ndarray) -> Volume:
 
 def pack_result(result, array_name: str) -> dict:
     return {
-        "volume": pack_volume(result.volume, array_name),
+        "volume": {**pack_volume(result.volume, array_name), "metadata": dict(result.volume.metadata)},
         "understood": [{**asdict(u), "segment": asdict(u.segment), "structure": u.structure.name} for u in result.understood],
         "assumptions": list(result.assumptions),
         "device": str(result.device),
@@ -89,8 +89,8 @@ def unpack_rows(rows: list[dict]):
 
 
 def _pack_grid(gridded, array_name):
-    # JSON writes floats so that they read back to the same bits
-    return {"array": array_name, "ijk_to_ras": gridded.geometry.ijk_to_ras.tolist(), "metadata": dict(gridded.metadata)}
+    # JSON writes floats so that they read back to the same bits; metadata may name a patient, so it goes one way only, with results
+    return {"array": array_name, "ijk_to_ras": gridded.geometry.ijk_to_ras.tolist(), "metadata": {}}
 
 
 def _geometry(packed, array):

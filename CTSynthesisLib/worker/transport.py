@@ -25,7 +25,12 @@ IDLE = 15 * 60.0  # s without a job after which a child ends by itself
 
 
 class Transport(Protocol):
-    """Carries one-line messages and arrays. Another one (a TLS socket, a direct call) may take the place of :class:`PipeTransport`."""
+    """Carries one-line messages and arrays: :class:`PipeTransport` on this computer, ``SocketTransport`` to another one.
+
+    ``where`` says in words where the worker runs.
+    """
+
+    where: str
 
     def open(self) -> None:
         """Reach a worker; returns at once."""
@@ -142,9 +147,13 @@ class PipeTransport:
         self.process = self.folder = self._cleanup = None
 
     def _epitaph(self):
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired, AttributeError):
             self.process.wait(timeout=2)
-        return str(self.process.returncode)
+        code = self.process.returncode if self.process else "unknown"
+        return (
+            f"The worker process ended unexpectedly (exit code {code}), most likely because memory ran out; try a smaller volume, or close"
+            " other programs."
+        )
 
 
 def python_executable() -> str:
