@@ -39,7 +39,7 @@ def visible_segments(node) -> list[tuple[str, Segment]]:
     return segments
 
 
-def labelmap_from_segmentation(node, reference=None) -> LabelMap:
+def labelmap_from_segmentation(node, reference=None, *, empty=False) -> LabelMap:
     """The visible segments of a segmentation node as one label map.
 
     Parameters
@@ -48,6 +48,8 @@ def labelmap_from_segmentation(node, reference=None) -> LabelMap:
     reference : Geometry, optional
         Grid to use, in the segmentation's own frame. Without it: the source volume's grid, else the reference geometry stored in
         the segmentation, else the smallest grid that holds all segments; ``metadata["Geometry"]`` says which.
+    empty : bool
+        Whether to list segments without a voxel as well: they may be painted later.
 
     Raises
     ------
@@ -66,27 +68,50 @@ def labelmap_from_segmentation(node, reference=None) -> LabelMap:
     else:
         geometry, origin = _reference_geometry(node, segmentation, [segment_id for segment_id, _ in visible])
 
-    # Where segments overlap, the finer structure wins over its parent, and among equals the later one (as in LabelMap.from_masks): each
-    # gets a precedence of its own, so that whole layers can be merged at once, however many segments they hold.
-    ranked = sorted(visible, key=lambda item: anatomy.depth(item[1]))
-    precedence = {segment_id: place for place, (segment_id, _) in enumerate(ranked, start=1)}
-    merged = np.zeros(geometry.shape, np.uint16)
+    ranked = _ranked(visible)
+    merged = _merged(segmentation, ranked, geometry)
     present = np.zeros(len(ranked) + 1, bool)
-    painted = False
-    for layer, grid in _layers(segmentation, precedence):
-        painted = painted or layer.any()
+    for plane in merged:
+        present[plane] = True
+    if not present[1:].any():
+        if not any(table[layer].any() for layer, table, _ in _layers(segmentation, _precedence(ranked))):
+            raise UnusableInput(f"The visible segments of '{name}' are empty; paint them before generating.")
+        raise UnusableInput(f"The visible segments of '{name}' lie outside {origin}; choose another source geometry in the Segment Editor.")
+    segments = [segment for place, (_, segment) in enumerate(ranked, start=1) if present[place] or empty]
+    array = _values(ranked)[merged]
+    return LabelMap(array, geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
+
+
+def read_labels(node, geometry: Geometry) -> np.ndarray:
+    """The values of the visible segments on ``geometry`` (uint16, (k, j, i)), also where there are none: a quick look at a small part."""
+    ranked = _ranked(visible_segments(node))
+    return _values(ranked)[_merged(_with_binary_labelmaps(node), ranked, geometry)]
+
+
+def _ranked(visible):
+    """Visible segments by precedence: where they overlap, the finer structure wins over its parent, and among equals the later one."""
+    return sorted(visible, key=lambda item: anatomy.depth(item[1]))
+
+
+def _values(ranked):
+    return np.array([0, *(segment.value for _, segment in ranked)], np.uint16)
+
+
+def _precedence(ranked):
+    return {segment_id: place for place, (segment_id, _) in enumerate(ranked, start=1)}
+
+
+def _merged(segmentation, ranked, geometry):
+    """The place in ``ranked`` (from 1) of the segment at each voxel.
+
+    Each segment gets a precedence of its own (as in LabelMap.from_masks), so that whole layers are merged at once, however many they hold.
+    """
+    merged = np.zeros(geometry.shape, np.uint16)
+    for layer, table, grid in _layers(segmentation, _precedence(ranked)):
         if (placed := _place(layer, grid, geometry)) is not None:
             window, values = placed
-            np.maximum(merged[window], values, out=merged[window])
-            for plane in values:
-                present[plane] = True
-    if not painted:
-        raise UnusableInput(f"The visible segments of '{name}' are empty; paint them before generating.")
-    if not present[1:].any():
-        raise UnusableInput(f"The visible segments of '{name}' lie outside {origin}; choose another source geometry in the Segment Editor.")
-    values = np.array([0, *(segment.value for _, segment in ranked)], np.uint16)
-    segments = [segment for place, (_, segment) in enumerate(ranked, start=1) if present[place]]
-    return LabelMap(values[merged], geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
+            np.maximum(merged[window], table[values], out=merged[window])
+    return merged
 
 
 def source_volume(node):
@@ -148,7 +173,7 @@ def _geometry(matrix, extent) -> Geometry:
 
 
 def _layers(segmentation, precedence):
-    """Each image that segments share (a layer), with the precedence of its segments in place of their labels, and its geometry."""
+    """Each image that segments share (a layer), the precedence of its segments by their labels in it, and its geometry."""
     binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
     labels_of = {}
     for segment_id, place in precedence.items():
@@ -158,12 +183,12 @@ def _layers(segmentation, precedence):
             labels_of.setdefault(image, {})[segment.GetLabelValue()] = place
     for image, places in labels_of.items():
         array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-        table = np.zeros(max(int(array.max()), *places) + 1, np.uint16)
+        table = np.zeros(np.iinfo(array.dtype).max + 1 if array.dtype.itemsize < 4 else max(int(array.max()), *places) + 1, np.uint16)
         for label, place in places.items():
             table[label] = place
         matrix = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
-        yield table[array], _geometry(matrix, image.GetExtent())
+        yield array, table, _geometry(matrix, image.GetExtent())
 
 
 def _place(layer, grid, target):
@@ -275,6 +300,41 @@ def show_in_slice_views(node):
     slicer.util.setSliceViewerLayers(background=node, fit=True)
 
 
+def voxels_changed(node):
+    """Tell the views that voxels of a volume node were written in place."""
+    node.GetImageData().GetPointData().GetScalars().Modified()
+    node.GetImageData().Modified()
+    node.Modified()
+
+
+def remove_volume(node):
+    """Take a volume node and what belongs to it alone out of the scene."""
+    leftovers = [node.GetStorageNode(), node.GetDisplayNode()]
+    for item in (node, *leftovers):
+        if item is not None and item.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(item)
+
+
+def looked_at(geometry: Geometry, axis: int, node) -> int:
+    """The slice of ``geometry`` along array ``axis`` that a slice view shows; the middle one if none does.
+
+    ``geometry`` is in the frame of ``node``. Among the views the one that looks most nearly along the axis is asked, the red one first.
+    """
+    count = geometry.shape[axis]
+    to_local = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(None, node.GetParentTransformNode(), to_local)
+    to_ijk = np.linalg.inv(geometry.ijk_to_ras) @ slicer.util.arrayFromVTKMatrix(to_local)
+    best, index = 0.7, count // 2
+    views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    for view in sorted(views, key=lambda view: view.GetName() != "Red"):
+        plane = to_ijk @ slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
+        normal = np.cross(plane[:3, 0], plane[:3, 1])
+        along = abs(normal[2 - axis]) / max(np.linalg.norm(normal), 1e-12)
+        if along > best + 1e-6:
+            best, index = along, round(plane[2 - axis, 3])
+    return int(min(max(index, 0), count - 1))
+
+
 def _place_beside(node, neighbor):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:
@@ -317,10 +377,7 @@ def volume_in_world(node) -> Volume:
             raise SynthesisFailed(f"The transform above '{node.GetName()}' cannot be applied to a volume; harden or remove it first.")
         return Volume(volume_from_node(copy).array, geometry_of_node(copy), volume_from_node(node).metadata)
     finally:
-        storage, display = copy.GetStorageNode(), copy.GetDisplayNode()
-        for leftover in (copy, storage, display):
-            if leftover is not None and leftover.GetScene() is not None:
-                slicer.mrmlScene.RemoveNode(leftover)
+        remove_volume(copy)
 
 
 def export_volume(node, path):

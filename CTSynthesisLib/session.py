@@ -12,8 +12,9 @@ import slicer
 
 from . import scene
 from .errors import UnusableInput
+from .synthesis.generate import Result
 from .synthesis.request import Request
-from .worker import Progress, Worker
+from .worker import PreviewReady, Progress, Similarity, Worker
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,26 @@ class Session:
         mrml = slicer.mrmlScene
         self._scene_observer = (mrml, mrml.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, lambda *_: self.cancel()))
 
-    def poll(self) -> Progress | Generated | None:
+    def begin_preview(self, segmentation_node, labelmap, request: Request, names=None, *, look=0, shown=False):
+        """Ask the worker for a preview of ``labelmap``, read from the node; :meth:`poll` returns its PreviewReady. See ``live``."""
+        reference = _reference(segmentation_node) if request.outside == "reference" else None
+        self.worker.submit_preview(labelmap, request, names, reference, look=look, shown=shown)
+
+    def begin_audit(self, volume_node):
+        """Ask how similar a generated volume is to the scans its model was trained on; :meth:`poll` returns the Similarity."""
+        volume = scene.volume_from_node(volume_node)
+        if not (model := volume.metadata.get("CTSynthesis.Model")):
+            raise UnusableInput(f"'{volume_node.GetName()}' was not made by this module, so there is nothing to compare it with.")
+        self.worker.submit_audit(volume, model)
+
+    def poll(self) -> Progress | Generated | PreviewReady | Similarity | None:
         """What has happened since the last call; raises what :meth:`worker.Worker.poll` raises."""
         try:
             news = self.worker.poll()
         except Exception:
             self._forget()
             raise
-        if news is None or isinstance(news, Progress):
+        if not isinstance(news, Result):
             return news
         segmentation, output = self._segmentation, self._output
         self._forget()
