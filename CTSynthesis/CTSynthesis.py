@@ -1,5 +1,3 @@
-import logging
-import random
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,19 +24,28 @@ except ModuleNotFoundError:  # running from the source tree, where the library l
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     import CTSynthesisLib
 
-from CTSynthesisLib import modelstore, scene
+from CTSynthesisLib import modelstore, scene, views
 from CTSynthesisLib.errors import SynthesisFailed, UnusableInput
+from CTSynthesisLib.panel.choice import Choice
+from CTSynthesisLib.panel.compare import CompareSection
 from CTSynthesisLib.panel.dependencies import ensure_torch
-from CTSynthesisLib.panel.generate import GenerateSection, summary
+from CTSynthesisLib.panel.engines import announce_what_is_missing
+from CTSynthesisLib.panel.export import ExportSection
+from CTSynthesisLib.panel.generate import GenerateSection, estimate, summary
 from CTSynthesisLib.panel.inputs import SegmentTable
 from CTSynthesisLib.panel.model import ModelSelector
+from CTSynthesisLib.panel.note import Notes
+from CTSynthesisLib.panel.outputs import MAXIMUM_SEED, OutputsSection
+from CTSynthesisLib.panel.preview import PreviewSection
+from CTSynthesisLib.panel.quality import QualitySection
+from CTSynthesisLib.panel.review import ReviewSection
+from CTSynthesisLib.panel.runner import GENERATE, Runner, details
 from CTSynthesisLib.panel.sample_data import register_sample_data
-from CTSynthesisLib.session import Generated, Session
+from CTSynthesisLib.panel.shortcuts import Shortcuts
+from CTSynthesisLib.panel.worker import WorkerSection
 from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment
-from CTSynthesisLib.worker import Cancelled, Progress
-
-MAXIMUM_SEED = 2**31 - 1
+from CTSynthesisLib.worker import Cancelled
 
 
 class CTSynthesis(ScriptedLoadableModule):
@@ -70,17 +77,29 @@ class CTSynthesisParameterNode:
     segmentation - The segmentation to generate from.
     structureNames - Structure of each segment that the user corrected, by segment name.
     hounsfield - HU of each segment that the user set, by segment name.
+    phase - Contrast phase.
     model - Name of the model.
-    seed - Chooses the random texture.
     outputVolume - The volume to overwrite; none for a new one at each run.
+    seed - Chooses the random texture.
+    outside - What is drawn outside the segments.
+    fillIn - Whether the unspecified interior is filled with plausible anatomy.
+    livePreview - Whether slices follow the brush.
+    compareVolume - The volume to compare the result with; none for what was shown before.
+    device - Where the network runs.
     """
 
     segmentation: vtkMRMLSegmentationNode
     structureNames: dict[str, str]
     hounsfield: dict[str, float]
+    phase: str = "plain"
     model: str = "default"
-    seed: Annotated[int, WithinRange(0, MAXIMUM_SEED)] = 0
     outputVolume: vtkMRMLScalarVolumeNode
+    seed: Annotated[int, WithinRange(0, MAXIMUM_SEED)] = 0
+    outside: str = "body"
+    fillIn: bool = True
+    livePreview: bool = False
+    compareVolume: vtkMRMLScalarVolumeNode
+    device: str = "auto"
 
 
 class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -90,6 +109,7 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.vtkSegmentation.SegmentAdded,
         slicer.vtkSegmentation.SegmentRemoved,
         slicer.vtkSegmentation.SegmentModified,
+        slicer.vtkSegmentation.SourceRepresentationModified,
         slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent,
     )
 
@@ -100,6 +120,7 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._segmentationNode = None
+        self._previewed = None
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -108,11 +129,24 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = CTSynthesisLogic()
+        self.runner = runner = self.logic.runner
+        runner.listener = self
 
+        phases = {"plain": _("Plain"), "arterial": _("Arterial"), "portal": _("Portal venous")}
+        self.phase = Choice(ui.phaseSelector, phases, lambda phase: self.choose("phase", phase))
         self.segmentTable = SegmentTable(ui.segmentTable, ui.segmentsLabel, self.onCorrected)
-        self.modelSelector = ModelSelector(ui.modelSelector, ui.modelDescriptionLabel, modelstore.models(), self.onModelChosen)
-        self.generateSection = GenerateSection(ui.generateButton, ui.progressBar, ui.statusLabel, self.onGenerate, self.logic.cancel)
-        ui.diceButton.connect("clicked(bool)", self.onDice)
+        self.modelSelector = ModelSelector(ui, lambda: modelstore.models(), lambda name: self.choose("model", name))
+        self.outputs = OutputsSection(ui, self.choose)
+        self.previewSection = PreviewSection(ui.previewCheckBox, self.onStroke)
+        self.generateSection = GenerateSection(ui.generateButton, ui.progressBar, ui.statusLabel, self.onGenerate, runner.cancel)
+        self.quality = QualitySection(ui.resultCollapsibleButton, ui.qualityLabel, ui.qualityTable)
+        self.review = ReviewSection(ui, self.onSimilarityWanted, self.onKeep, self.onUndo)
+        self.compare = CompareSection(ui, lambda: (runner.history.last, runner.history.previous))
+        self.exporting = ExportSection(ui, lambda: runner.history.last)
+        self.workerSection = WorkerSection(ui, lambda: self.runner.session, self.choose)
+        announce_what_is_missing(ui)
+        self.notes = Notes()
+        self.shortcuts = Shortcuts(uiWidget, self.generateSection.press, self.generateSection.cancel)
         # painting changes a segmentation many times a second; the table follows when the events are through
         self.segmentTableTimer = qt.QTimer()
         self.segmentTableTimer.setSingleShot(True)
@@ -126,26 +160,30 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         """Called when the module is reloaded and when the application closes."""
         self.segmentTableTimer.stop()
-        if self._parameterNode and self._parameterNodeGuiTag is not None:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-        self._parameterNode = self._parameterNodeGuiTag = None
+        self.previewSection.stop()
+        self.setParameterNode(None)
         self.removeObservers()
         self.logic.close()
+        self.shortcuts.remove()
+        self.notes.remove()
 
     def enter(self):
         self.initializeParameterNode()
+        self.notes.update()
 
     def exit(self):
-        if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self._parameterNodeGuiTag = None
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.setParameterNode(None)
+        self.shortcuts.enable(False, False)
 
     def onSceneStartClose(self, caller, event):
-        self.logic.cancel()
+        self.runner.cancel()
+        self.runner.preview.end()
+        self.runner.history.clear()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
+        self.quality.clear()
+        self.review.forget()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -168,10 +206,18 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.onParametersChanged()
 
     def onParametersChanged(self, caller=None, event=None):
-        self.observeSegmentation(self._parameterNode.segmentation if self._parameterNode else None)
-        if self._parameterNode:
-            self.modelSelector.show(self._parameterNode.model)
+        parameters = self._parameterNode
+        self.observeSegmentation(parameters.segmentation if parameters else None)
+        if parameters:
+            self.modelSelector.show(parameters.model)
+            self.phase.show(parameters.phase)
+            self.outputs.show(parameters.outside)
+            self.workerSection.show(parameters.device)
         self.updateSegmentTable()
+        self.followPreview()
+
+    def choose(self, parameter, value):
+        setattr(self._parameterNode, parameter, value)
 
     def observeSegmentation(self, node):
         if node is self._segmentationNode:
@@ -185,14 +231,28 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSegmentationChanged(self, caller=None, event=None):
         self.segmentTableTimer.start()
+        self.previewSection.painted()
 
     def updateSegmentTable(self):
         parameters = self._parameterNode
         if parameters:
-            self.segmentTable.show(parameters.segmentation, parameters.structureNames, parameters.hounsfield)
+            self.segmentTable.show(parameters.segmentation, parameters.structureNames, parameters.hounsfield, parameters.phase)
         else:
             self.segmentTable.show(None, {}, {})
-        self.generateSection.allow(self.problem())
+        self.updateButtons()
+
+    def updateButtons(self):
+        problem, last, busy = self.problem(), self.runner.history.last, self.runner.kind is not None
+        self.generateSection.allow(problem)
+        segmentation = self._parameterNode.segmentation if self._parameterNode else None
+        geometry = scene.geometry_of_segmentation(segmentation) if segmentation and not problem else None
+        self.ui.estimateLabel.text = estimate(geometry, self.runner.voxels_a_second, self.runner.session.worker.device)
+        self.previewSection.allow(self.modelSelector.card(self._parameterNode.model) if self._parameterNode else None, problem)
+        self.review.allow(last, busy)
+        self.compare.update()
+        self.exporting.update()
+        self.workerSection.update()
+        self.shortcuts.enable(bool(self.parent.isEntered), self.runner.kind is not None)
 
     def problem(self):
         """Why Generate is disabled, or an empty string."""
@@ -200,7 +260,8 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return _("Select a segmentation")
         if not scene.visible_segments(self._parameterNode.segmentation):
             return _("No segment is visible; show or paint those that shall be generated")
-        return self.modelSelector.problem(self._parameterNode.model)
+        parameters = self._parameterNode
+        return self.modelSelector.problem(parameters.model) or self.outputs.problem(parameters.segmentation, parameters.outside)
 
     def onCorrected(self, names, hounsfield):
         self._parameterNode.structureNames = {**self.hidden(self._parameterNode.structureNames), **names}
@@ -211,42 +272,135 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         shown = {segment.name for _id, segment in scene.visible_segments(self._parameterNode.segmentation)}
         return {name: value for name, value in corrections.items() if name not in shown}
 
-    def onModelChosen(self, name):
-        self._parameterNode.model = name
-
-    def onDice(self, checked=False):
-        self._parameterNode.seed = random.randrange(MAXIMUM_SEED)
+    def request(self):
+        parameters, (_names, hounsfield) = self._parameterNode, self.segmentTable.corrections
+        inside = "anatomy" if parameters.fillIn else "plain"
+        return Request(model=parameters.model, seed=parameters.seed, hu=hounsfield or None, phase=parameters.phase, inside=inside,
+                       outside=parameters.outside, device=parameters.device)  # fmt: skip
 
     def onGenerate(self):
-        names, hounsfield = self.segmentTable.corrections
-        parameters = self._parameterNode
-        request = Request(model=parameters.model, seed=parameters.seed, hu=hounsfield or None)
         self.generateSection.running()
         slicer.app.processEvents()  # show it: reading a large segmentation takes a moment
+        self.attempt(GENERATE, lambda: self.runner.generate(
+            self._parameterNode.segmentation, self.request(), self._parameterNode.outputVolume, self.segmentTable.corrections[0]))  # fmt: skip
+
+    def attempt(self, kind, begin):
         try:
             ensure_torch()
-            self.logic.generate(
-                parameters.segmentation,
-                request,
-                parameters.outputVolume,
-                names=names,
-                progress=self.generateSection.progress,
-                waitForCompletion=False,
-                completed=self.onCompleted,
-            )
+            begin()
         except Exception as error:  # whatever it is, the panel must be usable again
-            self.onCompleted(None, error)
+            self.onFailed(kind, error)
 
-    def onCompleted(self, volumeNode, error):
-        if error is None:
-            self.generateSection.done(summary(self.logic.result, volumeNode.GetName()))
-        elif isinstance(error, Cancelled):
+    # -- live preview ------------------------------------------------------------------------------------------------------------
+
+    def followPreview(self, like=None):
+        """Begin or end the preview as the box says; choices that change the whole picture begin it anew."""
+        parameters = self._parameterNode
+        wanted = parameters is not None and parameters.livePreview and not self.problem()
+        choice = (parameters.segmentation, self.request(), self.segmentTable.corrections[0]) if wanted else None
+        if choice == self._previewed and like is None:
+            return
+        if self.runner.kind is not None and wanted:
+            return  # once the worker is free
+        self._previewed = choice
+        if not wanted:
+            self.runner.preview.end()
+            return
+        self.ui.statusLabel.text = _("Preparing the live preview …")
+        self.attempt("preview", lambda: self.runner.begin_preview(*choice, like=like))
+
+    def onStroke(self):
+        if self.runner.preview.active:
+            self.runner.preview.touched()
+        elif self.runner.kind is None:  # its worker had given its memory back
+            self._previewed = None
+            self.followPreview()
+
+    # -- what the runner tells ---------------------------------------------------------------------------------------------------
+
+    def onProgress(self, kind, fraction, stage):
+        if kind == GENERATE:
+            self.generateSection.progress(fraction, stage)
+
+    def onGenerated(self, volumeNode):
+        self.generateSection.done(summary(self.runner.result, volumeNode.GetName()))
+        self.quality.clear(_("Measuring the structures …"))
+        self.review.forget()
+        self.compare.reset()
+        self.notes.update()
+        self.updateButtons()
+        self.followPreview(like=volumeNode)
+
+    def onReport(self, rows):
+        if self.runner.history.last:
+            self.quality.show(self.runner.history.last.GetName(), rows)
+
+    def onPreview(self):
+        preview = self.runner.preview
+        text = _("Live preview: slices follow the brush.")
+        if preview.latency is not None:
+            text = _("Live preview: the last stroke took {milliseconds} ms.").format(milliseconds=round(1000 * preview.latency))
+        self.ui.statusLabel.text = text
+        if self._previewed is not None and self.runner.kind is None:
+            self.followPreview()
+
+    def onSimilarity(self, similarity):
+        self.review.show(similarity)
+
+    def onWorker(self):
+        self.updateButtons()
+
+    def onFailed(self, kind, error):
+        if kind == GENERATE and isinstance(error, Cancelled):
             self.generateSection.done(_("Cancelled; nothing was added to the scene."))
-        else:
+        elif kind == GENERATE:
             self.generateSection.done(str(error))
-            if not isinstance(error, UnusableInput):
-                details = "\n".join(getattr(error, "__notes__", []))
-                slicer.util.errorDisplay(str(error), windowTitle=_("CT Synthesis"), detailedText=details)
+        elif not isinstance(error, Cancelled):
+            self.ui.statusLabel.text = str(error)
+        if not isinstance(error, UnusableInput | Cancelled):
+            slicer.util.errorDisplay(str(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
+        self.updateButtons()
+
+    # -- the last result ---------------------------------------------------------------------------------------------------------
+
+    def onSimilarityWanted(self):
+        self.attempt("audit", lambda: self.runner.begin_audit(self.runner.history.last))
+
+    def onKeep(self):
+        self.runner.history.last.SetAttribute("CTSynthesis.Kept", "1")
+        self.updateButtons()
+
+    def onUndo(self):
+        name = self.runner.history.last.GetName()
+        if node := self.runner.history.undo():
+            views.show(node)
+        self.quality.clear()
+        self.review.forget()
+        self.compare.reset()
+        self.ui.statusLabel.text = _("The run that made “{name}” was undone.").format(name=name)
+        self.updateButtons()
+
+
+class _Listener:
+    """What a script that does not wait hears of its run."""
+
+    def __init__(self, progress, completed):
+        self._progress, self._completed = progress, completed
+
+    def onProgress(self, kind, fraction, stage):
+        if self._progress:
+            self._progress(fraction, stage)
+
+    def onGenerated(self, volumeNode):
+        if self._completed:
+            self._completed(volumeNode, None)
+
+    def onFailed(self, kind, error):
+        if self._completed:
+            self._completed(None, error)
+
+    def __getattr__(self, name):  # the rest is for a panel
+        return lambda *arguments: None
 
 
 class CTSynthesisLogic(ScriptedLoadableModuleLogic):
@@ -262,16 +416,22 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
         logic.close()
     """
 
-    POLLING_INTERVAL_MS = 50
-
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        self.session = Session()
-        self.result = None
-        self._progress = self._completed = None
-        self._timer = qt.QTimer()
-        self._timer.setInterval(self.POLLING_INTERVAL_MS)
-        self._timer.connect("timeout()", self._poll)
+        self.runner = Runner()
+
+    @property
+    def session(self):
+        return self.runner.session
+
+    @session.setter
+    def session(self, session):
+        self.runner.session = session
+
+    @property
+    def result(self):
+        """How the last run came about: ``understood``, ``assumptions``, ``device``, ``seconds`` (synthesis.generate.Result)."""
+        return self.runner.result
 
     def getParameterNode(self):
         return CTSynthesisParameterNode(super().getParameterNode())
@@ -299,15 +459,14 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
         :raises UnusableInput, SynthesisFailed: one sentence on what is wrong and what to do; the scene is as it was
         """
         if waitForCompletion:
-            return self._finish(self.session.generate(segmentationNode, request, output=outputVolume, names=names, progress=progress))
-        self.session.begin(segmentationNode, request, output=outputVolume, names=names)
-        self._progress, self._completed = progress, completed
-        self._timer.start()
+            return self.runner.generate_and_wait(segmentationNode, request, outputVolume, names, progress)
+        self.runner.listener = _Listener(progress, completed)
+        self.runner.generate(segmentationNode, request, outputVolume, names)
         return None
 
     def cancel(self):
         """Cancel a run that was started without waiting; its ``completed`` is called with a Cancelled error."""
-        self.session.cancel()
+        self.runner.cancel()
 
     def exportVolume(self, volumeNode, path):
         """Write a volume to NRRD, NIfTI or MHA so that it lies where it is seen (under transforms, a hardened copy)."""
@@ -319,33 +478,7 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
 
     def close(self):
         """End the worker process. The next run starts a new one."""
-        self._timer.stop()
-        self.session.close()
-
-    def _poll(self):
-        try:
-            news = self.session.poll()
-        except Exception as error:  # the timer must not fire again, whatever it is
-            self._timer.stop()
-            if not isinstance(error, Cancelled):
-                logging.error("CT Synthesis", exc_info=error)
-            self._report(None, error)
-            return
-        if isinstance(news, Progress) and self._progress:
-            self._progress(news.fraction, news.stage)
-        elif isinstance(news, Generated):
-            self._timer.stop()
-            self._report(self._finish(news), None)
-
-    def _finish(self, generated):
-        self.result = generated.result
-        scene.show_in_slice_views(generated.node)
-        return generated.node
-
-    def _report(self, volumeNode, error):
-        completed, self._progress, self._completed = self._completed, None, None
-        if completed:
-            completed(volumeNode, error)
+        self.runner.close()
 
 
 class CTSynthesisTest(ScriptedLoadableModuleTest):

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import slicer
 
-from . import scene
+from . import scene, views
 from .volume import Volume
 from .worker import PreviewReady
 
@@ -162,4 +162,4 @@ class LivePreview:
         return int(min(max(SLAB_VOXELS // in_plane, 1), 16, self._geometry.shape[self._axis]))
 
     def _look(self, geometry, segmentation_node):
-        return scene.looked_at(geometry, self._axis, segmentation_node)
+        return views.looked_at(geometry, self._axis, segmentation_node)

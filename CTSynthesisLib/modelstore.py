@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from . import RESOURCES
 from .errors import UnusableInput
 
 MODELS = RESOURCES / "Models"
+IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
 HELPERS = ("segmenter", "completion")  # kinds of models that draw no CT by themselves
 
 
@@ -44,6 +48,10 @@ class ModelCard:
     path: str = field(default="", compare=False)  # of the weights; not part of the file
 
     @property
+    def imported(self) -> bool:
+        return Path(self.path).parent == IMPORTED
+
+    @property
     def generates(self) -> bool:
         """Whether the model draws CT; the others measure it, or fill in a label map."""
         return self.kind not in HELPERS
@@ -68,9 +76,42 @@ class ModelCard:
 
 
 def models() -> list[ModelCard]:
-    """The cards of the models that ship, the default first."""
-    cards = [read_card(path) for path in sorted(MODELS.glob("*.json"))]
+    """The cards of the models that ship, the default first, and then of those that the user has imported."""
+    cards = [read_card(path) for folder in (MODELS, IMPORTED) for path in sorted(folder.glob("*.json"))]
     return sorted(cards, key=lambda card: card.name != "default")
+
+
+def import_model(path) -> ModelCard:
+    """Copy a model (card, weights, and fingerprints if there are any) into the user's folder, once its checksum has been verified.
+
+    Raises
+    ------
+    UnusableInput
+        If the file is no model, damaged, or a model of this name is there already.
+    """
+    card = load_card(str(Path(path).resolve()))
+    card.check()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", card.name):
+        raise UnusableInput(f"'{card.name}' is no name for a model; use letters, digits, '-', '_' and '.' in its card.")
+    if any(card.name == other.name for other in models()):
+        raise UnusableInput(f"A model named '{card.name}' is installed already; remove it first, or give the new one another name.")
+    IMPORTED.mkdir(parents=True, exist_ok=True)
+    for suffix in (".fingerprints.npz", ".safetensors", ".json"):  # the card last: with it the model is there
+        source, target = Path(card.path).with_suffix(suffix), IMPORTED / f"{card.name}{suffix}"
+        if source.exists():
+            part = target.with_name(target.name + ".part")
+            shutil.copyfile(source, part)
+            part.replace(target)
+    return read_card(IMPORTED / f"{card.name}.json")
+
+
+def remove_model(name: str) -> None:
+    """Delete an imported model; those that ship stay."""
+    card = load_card(name)
+    if Path(card.path).parent != IMPORTED:
+        raise UnusableInput(f"'{name}' belongs to the extension and cannot be removed; only imported models can.")
+    for suffix in (".json", ".safetensors", ".fingerprints.npz"):
+        Path(card.path).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def load_card(name_or_path: str) -> ModelCard:
@@ -84,8 +125,9 @@ def load_card(name_or_path: str) -> ModelCard:
     path = Path(name_or_path)
     if path.suffix in (".json", ".safetensors"):
         return read_card(path.with_suffix(".json"))
-    if (MODELS / f"{name_or_path}.json").is_file():
-        return read_card(MODELS / f"{name_or_path}.json")
+    for folder in (MODELS, IMPORTED):
+        if (folder / f"{name_or_path}.json").is_file():
+            return read_card(folder / f"{name_or_path}.json")
     names = ", ".join(card.name for card in models()) or "none"
     raise UnusableInput(f"There is no model '{name_or_path}'; the installed models are: {names}.")
 

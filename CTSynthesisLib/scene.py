@@ -114,6 +114,17 @@ def _merged(segmentation, ranked, geometry):
     return merged
 
 
+def geometry_of_segmentation(node) -> Geometry | None:
+    """The grid that a segmentation node would be generated on, without looking at its voxels; None if there is nothing to generate."""
+    visible = visible_segments(node)
+    if not visible:
+        return None
+    try:
+        return _reference_geometry(node, _with_binary_labelmaps(node), [segment_id for segment_id, _ in visible])[0]
+    except UnusableInput:
+        return None
+
+
 def source_volume(node):
     """The volume node from which the segmentation takes its geometry, or None."""
     return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
@@ -295,11 +306,6 @@ def _show_as_ct(node):
     node.GetDisplayNode().SetWindowLevel(CT_WINDOW, CT_LEVEL)
 
 
-def show_in_slice_views(node):
-    """Show a volume as the background of all slice views, as large as fits."""
-    slicer.util.setSliceViewerLayers(background=node, fit=True)
-
-
 def voxels_changed(node):
     """Tell the views that voxels of a volume node were written in place."""
     node.GetImageData().GetPointData().GetScalars().Modified()
@@ -313,26 +319,6 @@ def remove_volume(node):
     for item in (node, *leftovers):
         if item is not None and item.GetScene() is not None:
             slicer.mrmlScene.RemoveNode(item)
-
-
-def looked_at(geometry: Geometry, axis: int, node) -> int:
-    """The slice of ``geometry`` along array ``axis`` that a slice view shows; the middle one if none does.
-
-    ``geometry`` is in the frame of ``node``. Among the views the one that looks most nearly along the axis is asked, the red one first.
-    """
-    count = geometry.shape[axis]
-    to_local = vtk.vtkMatrix4x4()
-    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(None, node.GetParentTransformNode(), to_local)
-    to_ijk = np.linalg.inv(geometry.ijk_to_ras) @ slicer.util.arrayFromVTKMatrix(to_local)
-    best, index = 0.7, count // 2
-    views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
-    for view in sorted(views, key=lambda view: view.GetName() != "Red"):
-        plane = to_ijk @ slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
-        normal = np.cross(plane[:3, 0], plane[:3, 1])
-        along = abs(normal[2 - axis]) / max(np.linalg.norm(normal), 1e-12)
-        if along > best + 1e-6:
-            best, index = along, round(plane[2 - axis, 3])
-    return int(min(max(index, 0), count - 1))
 
 
 def _place_beside(node, neighbor):

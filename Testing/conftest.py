@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")  # before anything loads Qt
+os.environ["CTSYNTHESIS_HOME"] = "/nonexistent"  # the models of whoever runs the tests are his own
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before anything loads torch: tiny tensors gain nothing from threads that wait for each other

@@ -12,7 +12,7 @@ LIBRARY = ROOT / "CTSynthesisLib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 
 ALLOWED = {"numpy", "SimpleITK", "vtk", "slicer", "qt"}  # third-party modules that Slicer has: free to be imported at file scope
-SLICER_SIDE = {"scene", "session", "live", "headless", "panel", "workbench"}  # may import slicer and vtk; only panel may import qt
+SLICER_SIDE = {"scene", "session", "live", "views", "note", "history", "headless", "panel", "workbench"}  # may import slicer and vtk; only panel may import qt
 COMPUTING = {
     "networks",
     "synthesis",

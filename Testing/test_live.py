@@ -7,7 +7,7 @@ import pytest
 import slicer
 import slicer.util
 
-from CTSynthesisLib import scene
+from CTSynthesisLib import scene, views
 from CTSynthesisLib.live import LivePreview
 from CTSynthesisLib.session import Session
 from CTSynthesisLib.synthesis.generate import generate
@@ -140,11 +140,11 @@ def test_it_ends_quietly_with_its_worker_or_its_segmentation(a_preview, a_sessio
 
 def test_an_oblique_view_is_no_slice(a_scene, the_labelmap):
     segmentation = scene.labelmap_to_segmentation(the_labelmap)
-    assert scene.looked_at(the_labelmap.geometry, 0, segmentation) == 15
+    assert views.looked_at(the_labelmap.geometry, 0, segmentation) == 15
     view = a_scene.AddNewNodeByClass("vtkMRMLSliceNode", "Yellow")
     view.SetOrientation("Sagittal")
     show(view, the_labelmap.geometry, 3)
-    assert scene.looked_at(the_labelmap.geometry, 0, segmentation) == 15
+    assert views.looked_at(the_labelmap.geometry, 0, segmentation) == 15
     view.SetOrientation("Axial")
     show(view, the_labelmap.geometry, 3)
-    assert scene.looked_at(the_labelmap.geometry, 0, segmentation) == 3
+    assert views.looked_at(the_labelmap.geometry, 0, segmentation) == 3

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from CTSynthesisLib import modelstore
+from CTSynthesisLib.cli import main
 from CTSynthesisLib.errors import UnusableInput
-from CTSynthesisLib.modelstore import load_card, load_weights, models, save_model
+from CTSynthesisLib.modelstore import import_model, load_card, load_weights, models, remove_model, save_model
 from Testing.synthesis.models import save_random_model
 
 
@@ -72,3 +74,25 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path, a_card):
     path.with_suffix(".json").write_text(json.dumps(card))
     with pytest.raises(UnusableInput, match="not a safetensors file"):
         load_weights(load_card(str(path)))
+
+
+def test_models_are_imported_into_the_users_folder_and_removed_again(a_card, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(modelstore, "IMPORTED", tmp_path / "mine")
+    assert main(["models", "import", a_card.path]) == 0
+    assert "random" in [card.name for card in models()] and load_card("random").imported
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["random.json", "random.safetensors"]
+    with pytest.raises(UnusableInput, match="installed already"):
+        import_model(a_card.path)
+    with pytest.raises(UnusableInput, match="belongs to the extension"):
+        remove_model("default")
+    assert main(["models", "remove", "random"]) == 0
+    assert "random" not in [card.name for card in models()] and list((tmp_path / "mine").iterdir()) == []
+    assert main(["models", "import"]) == 2
+
+
+def test_a_damaged_model_is_not_imported(a_card, tmp_path, monkeypatch):
+    monkeypatch.setattr(modelstore, "IMPORTED", tmp_path / "mine")
+    Path(a_card.path).write_bytes(b"not weights")
+    with pytest.raises(UnusableInput, match="checksum"):
+        import_model(a_card.path)
+    assert not (tmp_path / "mine").exists()

@@ -121,7 +121,7 @@ def test_the_table_says_how_each_segment_was_understood(a_panel_with, a_segmenta
     assert ui.segmentTable.rowCount == 7
     assert row_of(ui.segmentTable, 1)[:3] == ["lung_left", "Left lung", "code"]
     assert float(ui.segmentTable.item(1, HU).text()) < -700
-    assert ui.segmentTable.item(6, HOW).text() == "assumed"
+    assert ui.segmentTable.item(6, HOW).text() == "⚠ assumed"
     assert not ui.segmentTable.item(1, HOW).font().italic() and ui.segmentTable.item(6, HOW).font().italic()
     assert "Not understood: Segment_7" in ui.segmentsLabel.text
 

@@ -9,7 +9,7 @@ import slicer
 import slicer.util
 import vtk
 
-from CTSynthesisLib import scene
+from CTSynthesisLib import scene, views
 from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.files import read_volume
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume, resample
@@ -203,7 +203,7 @@ def test_slice_views_show_the_volume(a_segmentation_node, a_labelmap, monkeypatc
     monkeypatch.setattr(slicer, "app", without_layout, raising=False)
     composite = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
     node = scene.volume_node_from(a_volume(a_labelmap.geometry), a_segmentation_node)
-    scene.show_in_slice_views(node)
+    views.show(node, fit=True)
     assert composite.GetBackgroundVolumeID() == node.GetID()
 
 

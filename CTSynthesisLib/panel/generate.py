@@ -1,8 +1,12 @@
-"""Generate ↔ Cancel: the button, the progress and what there is to say about the run."""
+"""Generate ↔ Cancel: the button, the progress and what there is to say about the run, before it and after it."""
 
 from __future__ import annotations
 
+import time
+
 from slicer.i18n import tr as _
+
+from ..synthesis.memory import available_bytes, estimated_bytes, estimated_seconds
 
 READY, RUNNING, CANCELLING = "ready", "running", "cancelling"
 
@@ -21,6 +25,7 @@ class GenerateSection:
         self._button, self._bar, self._status = button, bar, status
         self._generate, self._cancel = generate, cancel
         self._problem = ""
+        self._started = 0.0
         self.state = READY
         button.connect("clicked(bool)", self._on_clicked)
 
@@ -31,19 +36,33 @@ class GenerateSection:
 
     def running(self):
         self.state = RUNNING
+        self._started = time.monotonic()
         self.progress(0.0, _("reading the segmentation"))
         self._update()
 
     def progress(self, fraction, stage):
         self._bar.value = round(1000 * fraction)
         if self.state == RUNNING:
-            self._status.text = f"{stage[:1].upper()}{stage[1:]} …"
+            elapsed = time.monotonic() - self._started
+            left = elapsed * (1 - fraction) / fraction if fraction > 0.15 and elapsed > 2 else 0  # before that it would be a guess
+            text = f"{stage[:1].upper()}{stage[1:]} …"
+            self._status.text = _("{stage} about {time} left").format(stage=text, time=duration(left)) if left >= 1 else text
 
     def done(self, sentence: str):
         """Back to Generate, with what has come of the run."""
         self.state = READY
         self._status.text = sentence
         self._update()
+
+    def press(self):
+        """As if Generate were clicked; nothing happens while it is disabled or running."""
+        if self.state == READY and not self._problem:
+            self._generate()
+
+    def cancel(self):
+        """As if Cancel were clicked; nothing happens while nothing runs."""
+        if self.state == RUNNING:
+            self._on_clicked()
 
     def _on_clicked(self, _checked=False):
         if self.state == READY:
@@ -60,9 +79,9 @@ class GenerateSection:
         self._button.text = _("Generate") if ready else _("Cancel")
         self._button.enabled = not self._problem if ready else self.state == RUNNING
         if ready:
-            self._button.toolTip = self._problem or _("Generate a synthetic CT from the visible segments")
+            self._button.toolTip = self._problem or _("Generate a synthetic CT from the visible segments (Ctrl+G)")
         else:
-            self._button.toolTip = _("Stop; the scene stays as it was") if self.state == RUNNING else _("Stopping already")
+            self._button.toolTip = _("Stop; the scene stays as it was (Esc)") if self.state == RUNNING else _("Stopping already")
 
 
 def summary(result, node_name) -> str:
@@ -72,3 +91,31 @@ def summary(result, node_name) -> str:
     if result.assumptions:
         lines.append(_("Assumed: {assumptions}").format(assumptions=" ".join(result.assumptions)))
     return "\n".join(lines)
+
+
+def estimate(geometry, voxels_a_second, device) -> str:
+    """What a run will cost: time and memory, before it is begun; ``geometry`` may be None."""
+    if geometry is None:
+        return ""
+    k, j, i = geometry.shape
+    voxels = k * j * i
+    text = _("{i} × {j} × {k} voxels: about {time} and {memory} GB of memory{device}.")
+    text = text.format(
+        i=i,
+        j=j,
+        k=k,
+        time=duration(estimated_seconds(voxels, voxels_a_second)),
+        memory=f"{estimated_bytes(voxels) / 1e9:.1f}",
+        device=_(" on {device}").format(device=device) if device else "",
+    )
+    free = available_bytes()
+    if free is not None and estimated_bytes(voxels) > free:
+        text += " " + _("Only {free} GB are free: crop the segmentation, or choose a coarser source volume.").format(free=f"{free / 1e9:.1f}")
+    return text
+
+
+def duration(seconds) -> str:
+    """About how long, in words."""
+    if seconds < 90:
+        return _("{seconds} s").format(seconds=max(1, round(seconds)))
+    return _("{minutes} min").format(minutes=round(seconds / 60))

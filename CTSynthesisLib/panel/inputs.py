@@ -34,14 +34,14 @@ class SegmentTable:
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         table.connect("cellChanged(int,int)", self._on_edited)
 
-    def show(self, segmentation_node, names, hu):
-        """Fill the table for a segmentation node (or None) with the corrections made so far."""
+    def show(self, segmentation_node, names, hu, phase="plain"):
+        """Fill the table for a segmentation node (or None) with the corrections made so far; ``phase`` decides the rest of the HU."""
         segments = [segment for _id, segment in scene.visible_segments(segmentation_node)] if segmentation_node else []
         present = {segment.name for segment in segments}
         # corrections of segments that are hidden or renamed at the moment are kept, but not used
         self._names = {name: structure for name, structure in names.items() if name in present}
         self._hu = {name: value for name, value in hu.items() if name in present}
-        self._understood = anatomy.understand(segments, names=self._names, hu=self._hu)
+        self._understood = anatomy.understand(segments, phase=phase, names=self._names, hu=self._hu)
         self._fill()
         self._say(self._summary(segmentation_node))
 
@@ -62,7 +62,7 @@ class SegmentTable:
             texts = {
                 SEGMENT: segment.name,
                 STRUCTURE: understood.structure.title,
-                HOW: {"not understood": _("assumed"), "user": _("you")}.get(understood.how, understood.how),
+                HOW: {"not understood": _("⚠ assumed"), "user": _("you")}.get(understood.how, understood.how),
                 HU: f"{understood.mean_hu:.0f}",
             }
             for column, text in texts.items():

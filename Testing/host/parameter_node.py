@@ -29,7 +29,7 @@ class _Parameter:
         self.type, *self.annotations = typing.get_args(annotation) if hasattr(annotation, "__metadata__") else (annotation,)
         self.is_node = isinstance(self.type, type) and issubclass(self.type, slicer.vtkMRMLNode)
         plain = typing.get_origin(self.type) or self.type
-        if not self.is_node and plain not in (int, str, dict):
+        if not self.is_node and plain not in (bool, int, str, dict):
             raise TypeError(f"the test host does not support parameters of type {self.type}")
         self.default = default if default is not None or self.is_node else plain()
 
@@ -116,6 +116,12 @@ def _binding(wrapper, name, widget):
             lambda: widget.setValue(getattr(wrapper, name)),
             widget.valueChanged,
             lambda *_: wrapper._writing or setattr(wrapper, name, widget.value),
+        )
+    if parameter.type is bool and widget.className() == "QCheckBox":
+        return (
+            lambda: widget.setChecked(getattr(wrapper, name)),
+            widget.toggled,
+            lambda *_: wrapper._writing or setattr(wrapper, name, widget.checked),
         )
     raise RuntimeError(f"the test host cannot connect {widget.className()} to '{name}' of type {parameter.type}")
 

@@ -69,6 +69,8 @@ def _give_property_attributes(cls):
 
 def _set_attribute(self, name, value):
     declared = getattr(type(self), name, None)
+    if isinstance(value, QObject) and read_property(value, "objectName") == name:
+        return  # PySide6's loader makes each widget of a .ui an attribute of the outermost one; PythonQt's does not
     if name.startswith("_") or isinstance(value, QtCore.SignalInstance):
         _plain_set_attribute(self, name, value)
     elif isinstance(declared, property):

@@ -1,0 +1,45 @@
+"""Live preview: the box, and the moment at which a stroke is taken up."""
+
+from __future__ import annotations
+
+import qt
+from slicer.i18n import tr as _
+
+DEBOUNCE_MS = 40  # after the last event of a stroke; painting sends many
+
+
+class PreviewSection:
+    """The box, its tooltip and the waiting for a stroke's end; the box is bound to the parameter node by the .ui.
+
+    Parameters
+    ----------
+    box : QCheckBox
+    stroke : callable
+        Called when the segmentation has changed and the box is ticked.
+    """
+
+    def __init__(self, box, stroke):
+        self._box, self._stroke = box, stroke
+        self._tooltip = box.toolTip
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(DEBOUNCE_MS)
+        self._timer.connect("timeout()", self._on_time)
+
+    def painted(self):
+        """Something has changed; more may follow at once."""
+        if self._box.checked:
+            self._timer.start()
+
+    def allow(self, card, problem):
+        """``card`` of the chosen model, and why nothing can be generated at all (or an empty string)."""
+        if not problem and card is not None and not card.receptive_field:
+            problem = _("The model “{name}” sees whole slices, so a stroke could change all of one; generate the volume").format(name=card.title)
+        self._box.enabled = not problem
+        self._box.toolTip = problem or self._tooltip
+
+    def stop(self):
+        self._timer.stop()
+
+    def _on_time(self):
+        self._stroke()

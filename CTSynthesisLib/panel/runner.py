@@ -1,0 +1,162 @@
+"""What runs beside the event loop: one timer that asks the worker what has come, and hands it on."""
+
+from __future__ import annotations
+
+import logging
+
+import qt
+
+from .. import views
+from ..history import History
+from ..live import LivePreview
+from ..session import Generated, Session
+from ..worker import Cancelled, PreviewReady, Progress, Similarity
+
+GENERATE, PREVIEW, AUDIT = "generate", "preview", "audit"
+
+
+class Runner:
+    """Generates, previews and audits without blocking.
+
+    Attributes
+    ----------
+    kind : str or None
+        What the worker is busy with.
+    listener : object or None
+        Told of what happens by calls of ``onProgress(kind, fraction, stage)``, ``onGenerated(node)``, ``onFailed(kind, error)``,
+        ``onReport(rows)``, ``onPreview()``, ``onSimilarity(similarity)`` and ``onWorker()``.
+    voxels_a_second : float or None
+        Of the last run.
+    """
+
+    INTERVAL_MS = 20
+
+    def __init__(self):
+        self._session = Session()
+        self.preview, self.history = LivePreview(self._session), History()
+        self.kind = self.listener = self.result = self.voxels_a_second = None
+        self._step = self._queued = None
+        self._reporting = False
+        self._timer = qt.QTimer()
+        self._timer.setInterval(self.INTERVAL_MS)
+        self._timer.connect("timeout()", self.poll)
+
+    @property
+    def session(self):
+        return self._session
+
+    @session.setter
+    def session(self, session):
+        self._session.close()
+        self._session, self.preview = session, LivePreview(session)
+
+    def generate(self, segmentation_node, request, output=None, names=None):
+        """Start a run; a preview that is only just starting gives way to it."""
+        if self.kind == PREVIEW:
+            self._queued = (segmentation_node, request, output, names)
+            self._session.cancel()
+            return
+        self._session.begin(segmentation_node, request, output=output, names=names)
+        self._step = self.history.before(output, self._shown())
+        self._begun(GENERATE)
+
+    def generate_and_wait(self, segmentation_node, request, output, names, progress):
+        step = self.history.before(output, self._shown())
+        generated = self._session.generate(segmentation_node, request, output=output, names=names, progress=progress)
+        return self._finish(generated, step)
+
+    def begin_preview(self, segmentation_node, request, names=None, like=None):
+        if self.kind is None:
+            self.preview.begin(segmentation_node, request, names, like)
+            self._begun(PREVIEW)
+
+    def begin_audit(self, volume_node):
+        self._session.begin_audit(volume_node)
+        self._begun(AUDIT)
+
+    def cancel(self):
+        self._session.cancel()
+
+    def close(self):
+        """End the worker and what it had begun; nothing is told any more."""
+        self._timer.stop()
+        self.listener = self.kind = self._queued = None
+        self.preview.end()
+        self._session.close()
+
+    def poll(self):
+        """What the timer does."""
+        try:
+            news = self._session.poll()
+        except Exception as error:  # whatever it is, the panel must be usable again
+            self._failed(error)
+            return
+        if isinstance(news, Progress):
+            self._tell("onProgress", self.kind, news.fraction, news.stage)
+        elif isinstance(news, Generated):
+            self.kind, self._reporting = None, True
+            self._tell("onGenerated", self._finish(news, self._step))
+        elif isinstance(news, PreviewReady):
+            self.kind = None
+            self.preview.take(news)
+            if self.preview.node is not None:
+                views.show(self.preview.node)
+            self._tell("onPreview")
+        elif isinstance(news, Similarity):
+            self.kind = None
+            self._tell("onSimilarity", news)
+        if self._reporting and self._session.worker.report is not None:
+            self._reporting = False
+            self._tell("onReport", self._session.worker.report)
+        if self.preview.tick():
+            self._tell("onPreview")
+        expected = self.kind is not None or self.preview.active or self._session.worker.reporting
+        if not expected:
+            self._timer.stop()
+            self._tell("onWorker")
+
+    def _begun(self, kind):
+        self.kind = kind
+        self._timer.start()
+        self._tell("onWorker")
+
+    def _failed(self, error):
+        kind, self.kind = self.kind, None
+        if not isinstance(error, Cancelled):
+            logging.error("CT Synthesis", exc_info=error)
+        if kind in (PREVIEW, None):
+            self.preview.end()
+        if kind == PREVIEW and self._queued is not None:
+            queued, self._queued = self._queued, None
+            try:
+                self.generate(*queued)
+                return
+            except Exception as failure:
+                kind, error = GENERATE, failure
+        if not self.preview.active:
+            self._timer.stop()
+        self._tell("onFailed", kind, error)
+        self._tell("onWorker")
+
+    def _finish(self, generated, step):
+        self.result = generated.result
+        if generated.result.seconds > 1:
+            self.voxels_a_second = generated.result.volume.array.size / generated.result.seconds
+        self.history.after(step, generated.node)
+        views.show(generated.node, fit=True)
+        return generated.node
+
+    def _shown(self):
+        node = views.shown_volume()
+        return None if node is self.preview.node else node
+
+    def _tell(self, what, *arguments):
+        if self.listener is not None:
+            getattr(self.listener, what)(*arguments)
+
+
+def details(error) -> str:
+    """What the log says of an error, for those who want to report it."""
+    return "\n".join(getattr(error, "__notes__", []))
+
+
