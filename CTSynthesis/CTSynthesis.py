@@ -24,28 +24,14 @@ except ModuleNotFoundError:  # running from the source tree, where the library l
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     import CTSynthesisLib
 
-from CTSynthesisLib import modelstore, scene, views
-from CTSynthesisLib.errors import SynthesisFailed, UnusableInput
-from CTSynthesisLib.panel.choice import Choice
-from CTSynthesisLib.panel.compare import CompareSection
+from CTSynthesisLib import scene
+from CTSynthesisLib.errors import SynthesisFailed
 from CTSynthesisLib.panel.dependencies import ensure_torch
-from CTSynthesisLib.panel.engines import announce_what_is_missing
-from CTSynthesisLib.panel.export import ExportSection
-from CTSynthesisLib.panel.generate import GenerateSection, estimate, summary
-from CTSynthesisLib.panel.inputs import SegmentTable
-from CTSynthesisLib.panel.model import ModelSelector
-from CTSynthesisLib.panel.note import Notes
-from CTSynthesisLib.panel.outputs import MAXIMUM_SEED, OutputsSection
-from CTSynthesisLib.panel.preview import PreviewSection
-from CTSynthesisLib.panel.quality import QualitySection
-from CTSynthesisLib.panel.review import ReviewSection
-from CTSynthesisLib.panel.runner import GENERATE, Runner, details
+from CTSynthesisLib.panel.outputs import MAXIMUM_SEED
+from CTSynthesisLib.panel.panel import Panel
+from CTSynthesisLib.panel.runner import Listener, Runner
 from CTSynthesisLib.panel.sample_data import register_sample_data
-from CTSynthesisLib.panel.shortcuts import Shortcuts
-from CTSynthesisLib.panel.worker import WorkerSection
-from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment
-from CTSynthesisLib.worker import Cancelled
 
 
 class CTSynthesis(ScriptedLoadableModule):
@@ -120,7 +106,6 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._segmentationNode = None
-        self._previewed = None
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -129,29 +114,12 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = CTSynthesisLogic()
-        self.runner = runner = self.logic.runner
-        runner.listener = self
-
-        phases = {"plain": _("Plain"), "arterial": _("Arterial"), "portal": _("Portal venous")}
-        self.phase = Choice(ui.phaseSelector, phases, lambda phase: self.choose("phase", phase))
-        self.segmentTable = SegmentTable(ui.segmentTable, ui.segmentsLabel, self.onCorrected)
-        self.modelSelector = ModelSelector(ui, lambda: modelstore.models(), lambda name: self.choose("model", name))
-        self.outputs = OutputsSection(ui, self.choose)
-        self.previewSection = PreviewSection(ui.previewCheckBox, self.onStroke)
-        self.generateSection = GenerateSection(ui.generateButton, ui.progressBar, ui.statusLabel, self.onGenerate, runner.cancel)
-        self.quality = QualitySection(ui.resultCollapsibleButton, ui.qualityLabel, ui.qualityTable)
-        self.review = ReviewSection(ui, self.onSimilarityWanted, self.onKeep, self.onUndo)
-        self.compare = CompareSection(ui, lambda: (runner.history.last, runner.history.previous))
-        self.exporting = ExportSection(ui, lambda: runner.history.last)
-        self.workerSection = WorkerSection(ui, lambda: self.runner.session, self.choose)
-        announce_what_is_missing(ui)
-        self.notes = Notes()
-        self.shortcuts = Shortcuts(uiWidget, self.generateSection.press, self.generateSection.cancel)
+        self.panel = Panel(ui, self.logic.runner, uiWidget)
         # painting changes a segmentation many times a second; the table follows when the events are through
         self.segmentTableTimer = qt.QTimer()
         self.segmentTableTimer.setSingleShot(True)
         self.segmentTableTimer.setInterval(100)
-        self.segmentTableTimer.connect("timeout()", self.updateSegmentTable)
+        self.segmentTableTimer.connect("timeout()", self.panel.update)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -160,30 +128,24 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         """Called when the module is reloaded and when the application closes."""
         self.segmentTableTimer.stop()
-        self.previewSection.stop()
         self.setParameterNode(None)
         self.removeObservers()
         self.logic.close()
-        self.shortcuts.remove()
-        self.notes.remove()
+        self.panel.close()
 
     def enter(self):
+        self.panel.enter(True)
         self.initializeParameterNode()
-        self.notes.update()
 
     def exit(self):
         self.setParameterNode(None)
-        self.shortcuts.enable(False, False)
+        self.panel.enter(False)
 
     def onSceneStartClose(self, caller, event):
-        self.runner.cancel()
-        self.runner.preview.end()
-        self.runner.history.clear()
         self.setParameterNode(None)
+        self.panel.forget()
 
     def onSceneEndClose(self, caller, event):
-        self.quality.clear()
-        self.review.forget()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -206,18 +168,8 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.onParametersChanged()
 
     def onParametersChanged(self, caller=None, event=None):
-        parameters = self._parameterNode
-        self.observeSegmentation(parameters.segmentation if parameters else None)
-        if parameters:
-            self.modelSelector.show(parameters.model)
-            self.phase.show(parameters.phase)
-            self.outputs.show(parameters.outside)
-            self.workerSection.show(parameters.device)
-        self.updateSegmentTable()
-        self.followPreview()
-
-    def choose(self, parameter, value):
-        setattr(self._parameterNode, parameter, value)
+        self.observeSegmentation(self._parameterNode.segmentation if self._parameterNode else None)
+        self.panel.show(self._parameterNode)
 
     def observeSegmentation(self, node):
         if node is self._segmentationNode:
@@ -231,177 +183,7 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSegmentationChanged(self, caller=None, event=None):
         self.segmentTableTimer.start()
-        self.previewSection.painted()
-
-    def updateSegmentTable(self):
-        parameters = self._parameterNode
-        if parameters:
-            self.segmentTable.show(parameters.segmentation, parameters.structureNames, parameters.hounsfield, parameters.phase)
-        else:
-            self.segmentTable.show(None, {}, {})
-        self.updateButtons()
-
-    def updateButtons(self):
-        problem, last, busy = self.problem(), self.runner.history.last, self.runner.kind is not None
-        self.generateSection.allow(problem)
-        segmentation = self._parameterNode.segmentation if self._parameterNode else None
-        geometry = scene.geometry_of_segmentation(segmentation) if segmentation and not problem else None
-        self.ui.estimateLabel.text = estimate(geometry, self.runner.voxels_a_second, self.runner.session.worker.device)
-        self.previewSection.allow(self.modelSelector.card(self._parameterNode.model) if self._parameterNode else None, problem)
-        self.review.allow(last, busy)
-        self.compare.update()
-        self.exporting.update()
-        self.workerSection.update()
-        self.shortcuts.enable(bool(self.parent.isEntered), self.runner.kind is not None)
-
-    def problem(self):
-        """Why Generate is disabled, or an empty string."""
-        if not self._parameterNode or not self._parameterNode.segmentation:
-            return _("Select a segmentation")
-        if not scene.visible_segments(self._parameterNode.segmentation):
-            return _("No segment is visible; show or paint those that shall be generated")
-        parameters = self._parameterNode
-        return self.modelSelector.problem(parameters.model) or self.outputs.problem(parameters.segmentation, parameters.outside)
-
-    def onCorrected(self, names, hounsfield):
-        self._parameterNode.structureNames = {**self.hidden(self._parameterNode.structureNames), **names}
-        self._parameterNode.hounsfield = {**self.hidden(self._parameterNode.hounsfield), **hounsfield}
-
-    def hidden(self, corrections):
-        """Those corrections that belong to segments which are not shown at the moment."""
-        shown = {segment.name for _id, segment in scene.visible_segments(self._parameterNode.segmentation)}
-        return {name: value for name, value in corrections.items() if name not in shown}
-
-    def request(self):
-        parameters, (_names, hounsfield) = self._parameterNode, self.segmentTable.corrections
-        inside = "anatomy" if parameters.fillIn else "plain"
-        return Request(model=parameters.model, seed=parameters.seed, hu=hounsfield or None, phase=parameters.phase, inside=inside,
-                       outside=parameters.outside, device=parameters.device)  # fmt: skip
-
-    def onGenerate(self):
-        self.generateSection.running()
-        slicer.app.processEvents()  # show it: reading a large segmentation takes a moment
-        self.attempt(GENERATE, lambda: self.runner.generate(
-            self._parameterNode.segmentation, self.request(), self._parameterNode.outputVolume, self.segmentTable.corrections[0]))  # fmt: skip
-
-    def attempt(self, kind, begin):
-        try:
-            ensure_torch()
-            begin()
-        except Exception as error:  # whatever it is, the panel must be usable again
-            self.onFailed(kind, error)
-
-    # -- live preview ------------------------------------------------------------------------------------------------------------
-
-    def followPreview(self, like=None):
-        """Begin or end the preview as the box says; choices that change the whole picture begin it anew."""
-        parameters = self._parameterNode
-        wanted = parameters is not None and parameters.livePreview and not self.problem()
-        choice = (parameters.segmentation, self.request(), self.segmentTable.corrections[0]) if wanted else None
-        if choice == self._previewed and like is None:
-            return
-        if self.runner.kind is not None and wanted:
-            return  # once the worker is free
-        self._previewed = choice
-        if not wanted:
-            self.runner.preview.end()
-            return
-        self.ui.statusLabel.text = _("Preparing the live preview …")
-        self.attempt("preview", lambda: self.runner.begin_preview(*choice, like=like))
-
-    def onStroke(self):
-        if self.runner.preview.active:
-            self.runner.preview.touched()
-        elif self.runner.kind is None:  # its worker had given its memory back
-            self._previewed = None
-            self.followPreview()
-
-    # -- what the runner tells ---------------------------------------------------------------------------------------------------
-
-    def onProgress(self, kind, fraction, stage):
-        if kind == GENERATE:
-            self.generateSection.progress(fraction, stage)
-
-    def onGenerated(self, volumeNode):
-        self.generateSection.done(summary(self.runner.result, volumeNode.GetName()))
-        self.quality.clear(_("Measuring the structures …"))
-        self.review.forget()
-        self.compare.reset()
-        self.notes.update()
-        self.updateButtons()
-        self.followPreview(like=volumeNode)
-
-    def onReport(self, rows):
-        if self.runner.history.last:
-            self.quality.show(self.runner.history.last.GetName(), rows)
-
-    def onPreview(self):
-        preview = self.runner.preview
-        text = _("Live preview: slices follow the brush.")
-        if preview.latency is not None:
-            text = _("Live preview: the last stroke took {milliseconds} ms.").format(milliseconds=round(1000 * preview.latency))
-        self.ui.statusLabel.text = text
-        if self._previewed is not None and self.runner.kind is None:
-            self.followPreview()
-
-    def onSimilarity(self, similarity):
-        self.review.show(similarity)
-
-    def onWorker(self):
-        self.updateButtons()
-
-    def onFailed(self, kind, error):
-        if kind == GENERATE and isinstance(error, Cancelled):
-            self.generateSection.done(_("Cancelled; nothing was added to the scene."))
-        elif kind == GENERATE:
-            self.generateSection.done(str(error))
-        elif not isinstance(error, Cancelled):
-            self.ui.statusLabel.text = str(error)
-        if not isinstance(error, UnusableInput | Cancelled):
-            slicer.util.errorDisplay(str(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
-        self.updateButtons()
-
-    # -- the last result ---------------------------------------------------------------------------------------------------------
-
-    def onSimilarityWanted(self):
-        self.attempt("audit", lambda: self.runner.begin_audit(self.runner.history.last))
-
-    def onKeep(self):
-        self.runner.history.last.SetAttribute("CTSynthesis.Kept", "1")
-        self.updateButtons()
-
-    def onUndo(self):
-        name = self.runner.history.last.GetName()
-        if node := self.runner.history.undo():
-            views.show(node)
-        self.quality.clear()
-        self.review.forget()
-        self.compare.reset()
-        self.ui.statusLabel.text = _("The run that made “{name}” was undone.").format(name=name)
-        self.updateButtons()
-
-
-class _Listener:
-    """What a script that does not wait hears of its run."""
-
-    def __init__(self, progress, completed):
-        self._progress, self._completed = progress, completed
-
-    def onProgress(self, kind, fraction, stage):
-        if self._progress:
-            self._progress(fraction, stage)
-
-    def onGenerated(self, volumeNode):
-        if self._completed:
-            self._completed(volumeNode, None)
-
-    def onFailed(self, kind, error):
-        if self._completed:
-            self._completed(None, error)
-
-    def __getattr__(self, name):  # the rest is for a panel
-        return lambda *arguments: None
-
+        self.panel.painted()
 
 class CTSynthesisLogic(ScriptedLoadableModuleLogic):
     """The door for scripts; no widget is needed.
@@ -460,7 +242,7 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
         """
         if waitForCompletion:
             return self.runner.generate_and_wait(segmentationNode, request, outputVolume, names, progress)
-        self.runner.listener = _Listener(progress, completed)
+        self.runner.listener = Listener(progress, completed)
         self.runner.generate(segmentationNode, request, outputVolume, names)
         return None
 

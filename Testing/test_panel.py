@@ -167,7 +167,7 @@ def test_corrections_of_hidden_segments_are_kept(a_panel_with, a_segmentation_no
 
 def test_the_model_shows_its_card(the_panel):
     ui = the_panel.ui
-    assert ui.modelDescriptionLabel.text == "Draws everything." and ui.modelDescriptionLabel.toolTip == "Adults only."
+    assert ui.modelDescriptionLabel.text == "Draws everything." and ui.modelLimitsLabel.text == "Limits: Adults only."
     ui.modelSelector.setCurrentIndex(1)
     assert the_panel._parameterNode.model == "habijan2022" and ui.modelDescriptionLabel.text == "As published."
 
@@ -348,24 +348,50 @@ def test_without_torch_and_extension_one_sentence_says_what_to_install(a_panel_w
     assert volumes() == []
 
 
-@pytest.mark.parametrize("answer", [None, types.ModuleType("torch")])
-def test_torch_is_installed_with_consent_only(no_torch, monkeypatch, answer):
+@pytest.fixture
+def answer(the_module):
+    """A function that clicks a button of the next dialog, and a list of what the dialogs said."""
+    import qt
+
+    said, timers = [], []
+
+    def click(text):
+        def look():
+            if (box := slicer.app.activeModalWidget()) is not None:
+                timers.pop().stop()
+                said.append(f"{box.text} {box.informativeText}")
+                next(button for button in box.buttons() if button.text == text).click()
+
+        timer = qt.QTimer()
+        timer.setInterval(10)
+        timer.timeout.connect(look)
+        timer.start()
+        timers.append(timer)
+
+    return click, said
+
+
+@pytest.mark.parametrize("button", ["Install", "Not now"])
+def test_torch_is_installed_with_consent_only(no_torch, monkeypatch, answer, button):
     from CTSynthesisLib.panel.dependencies import ensure_torch
 
-    asked = []
+    installed = []
 
     class PyTorchUtilsLogic:
         def installTorch(self, askConfirmation, torchVersionRequirement):
-            asked.append((askConfirmation, torchVersionRequirement))
-            return answer
+            installed.append(torchVersionRequirement)
+            return types.ModuleType("torch")
 
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
-    if answer is None:
+    click, said = answer
+    click(button)
+    if button == "Not now":
         with pytest.raises(SynthesisFailed, match="click Generate to be asked again"):
             ensure_torch()
     else:
         ensure_torch()
-    assert asked == [(True, ">=2.4")]
+    assert installed == ([">=2.4"] if button == "Install" else [])
+    assert "GB to download" in said[0] and "Without internet" in said[0]
 
 
 def test_the_bundled_segmentation_is_offered_as_sample_data(the_module, monkeypatch):

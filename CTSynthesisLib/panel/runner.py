@@ -15,6 +15,45 @@ from ..worker import Cancelled, PreviewReady, Progress, Similarity
 GENERATE, PREVIEW, AUDIT = "generate", "preview", "audit"
 
 
+class Listener:
+    """Who is told what a runner is at; here a script that does not wait.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        ``progress(fraction, stage)``.
+    completed : callable, optional
+        ``completed(volume_node, None)``, or ``completed(None, error)``.
+    """
+
+    def __init__(self, progress=None, completed=None):
+        self._progress, self._completed = progress, completed
+
+    def on_progress(self, kind, fraction, stage):
+        if self._progress:
+            self._progress(fraction, stage)
+
+    def on_generated(self, volume_node):
+        if self._completed:
+            self._completed(volume_node, None)
+
+    def on_failed(self, kind, error):
+        if self._completed:
+            self._completed(None, error)
+
+    def on_report(self, rows):
+        """What was measured in the last result has come."""
+
+    def on_preview(self):
+        """A slice of the preview was updated."""
+
+    def on_similarity(self, similarity):
+        """The similarity that was asked for has come."""
+
+    def on_worker(self):
+        """The worker has begun something or is free again."""
+
+
 class Runner:
     """Generates, previews and audits without blocking.
 
@@ -22,9 +61,7 @@ class Runner:
     ----------
     kind : str or None
         What the worker is busy with.
-    listener : object or None
-        Told of what happens by calls of ``onProgress(kind, fraction, stage)``, ``onGenerated(node)``, ``onFailed(kind, error)``,
-        ``onReport(rows)``, ``onPreview()``, ``onSimilarity(similarity)`` and ``onWorker()``.
+    listener : Listener or None
     voxels_a_second : float or None
         Of the last run.
     """
@@ -92,33 +129,33 @@ class Runner:
             self._failed(error)
             return
         if isinstance(news, Progress):
-            self._tell("onProgress", self.kind, news.fraction, news.stage)
+            self._tell("on_progress", self.kind, news.fraction, news.stage)
         elif isinstance(news, Generated):
             self.kind, self._reporting = None, True
-            self._tell("onGenerated", self._finish(news, self._step))
+            self._tell("on_generated", self._finish(news, self._step))
         elif isinstance(news, PreviewReady):
             self.kind = None
             self.preview.take(news)
             if self.preview.node is not None:
                 views.show(self.preview.node)
-            self._tell("onPreview")
+            self._tell("on_preview")
         elif isinstance(news, Similarity):
             self.kind = None
-            self._tell("onSimilarity", news)
+            self._tell("on_similarity", news)
         if self._reporting and self._session.worker.report is not None:
             self._reporting = False
-            self._tell("onReport", self._session.worker.report)
+            self._tell("on_report", self._session.worker.report)
         if self.preview.tick():
-            self._tell("onPreview")
+            self._tell("on_preview")
         expected = self.kind is not None or self.preview.active or self._session.worker.reporting
         if not expected:
             self._timer.stop()
-            self._tell("onWorker")
+            self._tell("on_worker")
 
     def _begun(self, kind):
         self.kind = kind
         self._timer.start()
-        self._tell("onWorker")
+        self._tell("on_worker")
 
     def _failed(self, error):
         kind, self.kind = self.kind, None
@@ -135,8 +172,8 @@ class Runner:
                 kind, error = GENERATE, failure
         if not self.preview.active:
             self._timer.stop()
-        self._tell("onFailed", kind, error)
-        self._tell("onWorker")
+        self._tell("on_failed", kind, error)
+        self._tell("on_worker")
 
     def _finish(self, generated, step):
         self.result = generated.result

@@ -25,9 +25,8 @@ class Shortcuts:
 
     def enable(self, on, cancel_too):
         """Esc is left to others while there is nothing to cancel."""
-        generate, cancel = self._shortcuts
-        generate.enabled = on
-        cancel.enabled = on and cancel_too
+        for shortcut, enabled in zip(self._shortcuts, (on, on and cancel_too), strict=False):
+            shortcut.enabled = enabled
 
     def remove(self):
         for shortcut in self._shortcuts:
