@@ -74,8 +74,7 @@ class LivePreview:
         array = self._like.array if self._like is not None else ready.estimate
         metadata = {"CTSynthesis.Synthetic": "1", "CTSynthesis.Preview": "1", "CTSynthesis.Request": self._request.to_json()}
         self._like, self.assumptions, self._axis = None, ready.assumptions, ready.axis
-        self.node = scene.volume_node_from(Volume(array, self._geometry, metadata), self._segmentation)
-        self.node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{self._segmentation.GetName()} live preview"))
+        self.node = scene.volume_node_from(Volume(array, self._geometry, metadata), self._segmentation, kind="live preview")
         self.touched()  # it may have been painted meanwhile
 
     def touched(self):

@@ -265,7 +265,7 @@ def _oriented_image(labelmap):
 # -- volume → volume node ------------------------------------------------------------------------------------------------------------
 
 
-def volume_node_from(volume: Volume, segmentation_node=None, output=None):
+def volume_node_from(volume: Volume, segmentation_node=None, output=None, kind="synthetic CT"):
     """Put a generated volume into the scene: a new node, or ``output`` if the user chose one.
 
     The node lies under the segmentation's parent transform, refers to the segmentation, carries the volume's metadata as attributes
@@ -274,7 +274,7 @@ def volume_node_from(volume: Volume, segmentation_node=None, output=None):
     scene = slicer.mrmlScene
     node = output
     if node is None or node.GetScene() is None:
-        name = f"{segmentation_node.GetName()} synthetic CT" if segmentation_node else "Synthetic CT"
+        name = f"{segmentation_node.GetName()} {kind}" if segmentation_node else kind
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
     image = vtk.vtkImageData()
     image.SetDimensions(volume.geometry.shape[::-1])
@@ -316,6 +316,9 @@ def voxels_changed(node):
 def remove_volume(node):
     """Take a volume node and what belongs to it alone out of the scene."""
     leftovers = [node.GetStorageNode(), node.GetDisplayNode()]
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is not None and (place := hierarchy.GetItemByDataNode(node)):
+        hierarchy.RemoveItem(place, True, False)  # with its node
     for item in (node, *leftovers):
         if item is not None and item.GetScene() is not None:
             slicer.mrmlScene.RemoveNode(item)
