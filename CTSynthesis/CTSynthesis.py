@@ -29,8 +29,9 @@ from CTSynthesisLib.errors import SynthesisFailed
 from CTSynthesisLib.panel.dependencies import ensure_torch
 from CTSynthesisLib.panel.outputs import MAXIMUM_SEED
 from CTSynthesisLib.panel.panel import Panel
-from CTSynthesisLib.panel.runner import Listener, Runner
 from CTSynthesisLib.panel.sample_data import register_sample_data
+from CTSynthesisLib.panel.timer import timed_runner
+from CTSynthesisLib.runner import Listener
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment
 
 
@@ -200,7 +201,7 @@ class CTSynthesisLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
-        self.runner = Runner()
+        self.runner = timed_runner()
 
     @property
     def session(self):

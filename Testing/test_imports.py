@@ -12,7 +12,7 @@ LIBRARY = ROOT / "CTSynthesisLib"
 FILES = sorted(LIBRARY.rglob("*.py"))
 
 ALLOWED = {"numpy", "SimpleITK", "vtk", "slicer", "qt"}  # third-party modules that Slicer has: free to be imported at file scope
-SLICER_SIDE = {"scene", "session", "live", "views", "note", "history", "headless", "panel", "workbench"}  # may import slicer and vtk; only panel may import qt
+SLICER_SIDE = {"scene", "session", "live", "views", "note", "history", "runner", "headless", "panel", "workbench"}  # may import slicer and vtk; only panel may import qt
 COMPUTING = {
     "networks",
     "synthesis",
@@ -31,9 +31,11 @@ FORBIDDEN = {  # part → the parts that it must not import
     "worker": {"training", "cli", *SLICER_SIDE},  # the child measures what it has made
     "scene": {"synthesis", "networks", "training", "evaluation", "worker", "cli", "session", "headless", "panel"},
     "headless": {"scene", "session", "panel", "synthesis", "networks", "training", "evaluation", "worker", "cli"},
+    "runner": {"headless", "panel", "workbench", "networks", "training", "evaluation", "cli"},
     "live": {"headless", "panel", "networks", "training", "evaluation", "cli"},
     "session": {"headless", "panel", "networks", "training", "evaluation", "cli"},
-    "panel": {"headless", "networks", "training", "evaluation", "cli"},
+    "panel": {"headless", "networks", "training", "evaluation", "cli", "workbench"},
+    "workbench": {"panel", "headless", "networks", "training", "cli"},
 }
 
 

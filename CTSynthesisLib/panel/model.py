@@ -96,7 +96,8 @@ class ModelSelector:
         card = self._cards.get(self._selector.itemData(self._selector.currentIndex))
         self._say(card.description if card else "")
         self._ui.modelLimitsLabel.visible = bool(card and card.limits)
-        self._ui.modelLimitsLabel.text = _("Limits: {limits}").format(limits=" ".join(card.limits)) if card else ""
+        self._ui.modelLimitsLabel.text = _limits(card) if card else ""
+        self._ui.modelLimitsLabel.toolTip = "\n".join(card.limits) if card else ""
         self._ui.modelDescriptionLabel.toolTip = (
             _("Version {version}, {size} MB, {licence}. Trained on: {data}").format(
                 version=card.version, size=f"{card.bytes / 1e6:.0f}", licence=card.licence, data="; ".join(map(str, card.training_data))
@@ -108,3 +109,9 @@ class ModelSelector:
         self._ui.removeModelButton.enabled = removable
         tooltip = _("Delete the chosen model from your own folder") if removable else _("This model belongs to the extension")
         self._ui.removeModelButton.toolTip = tooltip
+
+
+def _limits(card):
+    """The first limit, and that there are more: all of them would fill the panel."""
+    more = _(" (point here for {count} more)").format(count=len(card.limits) - 1) if len(card.limits) > 1 else ""
+    return _("Limits: {first}{more}").format(first=card.limits[0], more=more) if card.limits else ""

@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from .. import modelstore, scene, views
 from ..errors import UnusableInput
+from ..runner import GENERATE, PREVIEW, Listener, details
 from ..synthesis.request import Request
 from ..worker import Cancelled
 from .choice import Choice
@@ -22,7 +23,6 @@ from .outputs import OutputsSection
 from .preview import PreviewSection
 from .quality import QualitySection
 from .review import ReviewSection
-from .runner import GENERATE, PREVIEW, Listener, details
 from .shortcuts import Shortcuts
 from .worker import WorkerSection
 

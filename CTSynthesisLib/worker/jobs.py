@@ -50,7 +50,8 @@ def device(request: dict) -> str:
         return f"{torch.cuda.get_device_name()} ({free / 1e9:.1f} GB free)"
     if choose_device(request.get("device", "auto")) == "mps":
         return "Apple GPU"
-    return f"CPU, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"CPU, {count} thread{'s' if count > 1 else ''}"
 
 
 def _arguments(message, load):

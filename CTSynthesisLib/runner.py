@@ -1,16 +1,14 @@
-"""What runs beside the event loop: one timer that asks the worker what has come, and hands it on."""
+"""What runs beside an event loop: asked a few dozen times a second, it asks the worker what has come, and hands it on. No Qt."""
 
 from __future__ import annotations
 
 import logging
 
-import qt
-
-from .. import views
-from ..history import History
-from ..live import LivePreview
-from ..session import Generated, Session
-from ..worker import Cancelled, PreviewReady, Progress, Similarity
+from . import views
+from .history import History
+from .live import LivePreview
+from .session import Generated, Session
+from .worker import Cancelled, PreviewReady, Progress, Similarity
 
 GENERATE, PREVIEW, AUDIT = "generate", "preview", "audit"
 
@@ -57,6 +55,13 @@ class Listener:
 class Runner:
     """Generates, previews and audits without blocking.
 
+    Parameters
+    ----------
+    start, stop : callable
+        The event loop shall call :meth:`poll` from now on, and no longer.
+    fit : bool
+        Whether a new result is shown as large as fits.
+
     Attributes
     ----------
     kind : str or None
@@ -66,17 +71,13 @@ class Runner:
         Of the last run.
     """
 
-    INTERVAL_MS = 20
-
-    def __init__(self):
+    def __init__(self, start, stop, *, fit=True):
+        self._start, self._stop, self._fit = start, stop, fit
         self._session = Session()
         self.preview, self.history = LivePreview(self._session), History()
         self.kind = self.listener = self.result = self.voxels_a_second = None
         self._step = self._queued = None
         self._reporting = False
-        self._timer = qt.QTimer()
-        self._timer.setInterval(self.INTERVAL_MS)
-        self._timer.connect("timeout()", self.poll)
 
     @property
     def session(self):
@@ -116,13 +117,13 @@ class Runner:
 
     def close(self):
         """End the worker and what it had begun; nothing is told any more."""
-        self._timer.stop()
+        self._stop()
         self.listener = self.kind = self._queued = None
         self.preview.end()
         self._session.close()
 
     def poll(self):
-        """What the timer does."""
+        """See what has come."""
         try:
             news = self._session.poll()
         except Exception as error:  # whatever it is, the panel must be usable again
@@ -149,12 +150,12 @@ class Runner:
             self._tell("on_preview")
         expected = self.kind is not None or self.preview.active or self._session.worker.reporting
         if not expected:
-            self._timer.stop()
+            self._stop()
             self._tell("on_worker")
 
     def _begun(self, kind):
         self.kind = kind
-        self._timer.start()
+        self._start()
         self._tell("on_worker")
 
     def _failed(self, error):
@@ -171,7 +172,7 @@ class Runner:
             except Exception as failure:
                 kind, error = GENERATE, failure
         if not self.preview.active:
-            self._timer.stop()
+            self._stop()
         self._tell("on_failed", kind, error)
         self._tell("on_worker")
 
@@ -180,7 +181,7 @@ class Runner:
         if generated.result.seconds > 1:
             self.voxels_a_second = generated.result.volume.array.size / generated.result.seconds
         self.history.after(step, generated.node)
-        views.show(generated.node, fit=True)
+        views.show(generated.node, fit=self._fit)
         return generated.node
 
     def _shown(self):

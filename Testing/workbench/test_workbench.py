@@ -1,0 +1,182 @@
+"""The whole motion in a real browser: paint with the mouse, generate, and see the slice change where it was painted.
+
+Needs the workbench's packages (trame-slicer, selenium) and Chromium with its driver; without them these tests skip and say so.
+"""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from CTSynthesisLib.files import write_segmentation
+from Testing.phantom import thorax
+from Testing.synthesis.models import save_random_model
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install '.[workbench-test]')")
+pytest.importorskip("trame_slicer", reason="trame-slicer is not installed (pip install '.[workbench]')")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no Chromium with its driver here (apt-get install chromium-driver)")
+
+
+class Browser:
+    """The workbench's page, in words that its user would use."""
+
+    def __init__(self, address):
+        from selenium import webdriver
+        from selenium.webdriver.common.by import By
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,1000", "--disable-dev-shm-usage"):
+            options.add_argument(argument)
+        self.driver, self.by = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)), By
+        self.driver.get(address)
+        self.until(lambda: len(self.views()) >= 4)
+        self.until(lambda: self.find("ctsynthesis-generate").is_displayed())
+        time.sleep(2)  # the views fit themselves to the page
+
+    def until(self, condition, seconds=60):
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if found := condition():
+                    return found
+            except (NoSuchElementException, StaleElementReferenceException):
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"the workbench did not get there in time; it says: {self.status()!r}")
+
+    def find(self, name):
+        return self.driver.find_element(self.by.ID, name)
+
+    def status(self):
+        return self.find("ctsynthesis-status").text
+
+    def views(self):
+        """Of the four, the axial one first: it is the one at the upper left."""
+        images = [image for image in self.driver.find_elements(self.by.CSS_SELECTOR, "img") if (image.get_attribute("src") or "").startswith("blob")]
+        return sorted(images, key=lambda image: (image.location["y"], image.location["x"]))
+
+    def picture(self):
+        """Grey values (row, column) of the axial view."""
+        from PIL import Image
+
+        return np.asarray(Image.open(io.BytesIO(self.views()[0].screenshot_as_png)).convert("L")).astype(int)
+
+    def press_icon(self, icon, place=0):
+        self.until(lambda: self.driver.find_elements(self.by.CSS_SELECTOR, f"button i.{icon}"))
+        self.driver.find_elements(self.by.CSS_SELECTOR, f"button i.{icon}")[place].click()
+        time.sleep(0.5)
+
+    def generate(self):
+        self.find("ctsynthesis-generate").click()
+        self.until(lambda: "generated in" in self.status())
+        time.sleep(1.5)
+
+    def stroke(self, x, y, dx, dy):
+        """With the mouse held down, from a place relative to the middle of the axial view."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        view = self.views()[0]
+        chain = ActionChains(self.driver).move_to_element_with_offset(view, x, y).pause(0.2).click_and_hold()
+        for _ in range(6):
+            chain = chain.move_by_offset(dx, dy).pause(0.05)
+        chain.release().perform()
+        time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def a_workbench(tmp_path_factory):
+    """The address of a workbench that shows the geometric thorax, with a small model."""
+    folder = tmp_path_factory.mktemp("workbench")
+    write_segmentation(thorax(shape=(24, 80, 90), spacing=(4.0, 4.0, 6.0)), folder / "thorax.seg.nrrd")
+    model = save_random_model(folder).path
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "CTSynthesisLib.workbench", str(folder / "thorax.seg.nrrd"), "--port", str(port), "--no-browser", "--model", model]
+    log = folder / "log.txt"
+    with open(log, "w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=folder, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/", folder
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        print(log.read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def the_page(a_workbench):
+    browser = Browser(a_workbench[0])
+    yield browser
+    browser.driver.quit()
+
+
+def paint(page, *stroke):
+    """Choose the brush in the segment editor, and paint the segment that is active there: the first, the body."""
+    page.press_icon("mdi-brush")
+    page.until(lambda: len(page.driver.find_elements(page.by.CSS_SELECTOR, "button i.mdi-brush")) > 1)
+    page.press_icon("mdi-brush", -1)
+    page.stroke(*stroke)
+    page.press_icon("mdi-creation")
+    page.until(lambda: page.find("ctsynthesis-generate").is_displayed())
+    time.sleep(1)
+
+
+def test_a_stroke_changes_the_generated_slice_where_it_was_painted(the_page, a_workbench):
+    page = the_page
+    page.generate()
+    before = page.picture()
+    height, width = before.shape
+    paint(page, -110, -20, 6, 4)  # into a lung, which is dark: the body is bright
+    page.generate()
+    change = np.abs(page.picture() - before)
+    rows, columns = np.indices(change.shape)
+    x, y = columns - width // 2, rows - height // 2
+    stroke = (x > -115) & (x < -70) & (y > -25) & (y < 10)
+    far = (x > 60) & (np.abs(y) < 100)
+    assert change[stroke].mean() > 25, f"where it was painted the slice changed by {change[stroke].mean():.1f} grey values"
+    assert change[far].mean() < 5, f"far from the stroke it changed by {change[far].mean():.1f}"
+    page.driver.save_screenshot(str(a_workbench[1] / "generated.png"))
+    page.find("ctsynthesis-export").click()
+    page.until(lambda: "Written to" in page.status())
+    assert list(a_workbench[1].glob("*.nrrd"))
+
+
+def test_the_live_preview_follows_the_mouse(the_page):
+    page = the_page
+    page.find("ctsynthesis-live").click()
+    page.until(lambda: "Live preview" in page.status())
+    time.sleep(1.5)
+    before, slices = page.picture(), int(page.find("ctsynthesis-slices").get_attribute("textContent"))
+    paint(page, -110, 40, 6, -2)
+    page.until(lambda: int(page.find("ctsynthesis-slices").get_attribute("textContent")) > slices)
+    page.until(lambda: "the last stroke took" in page.status())
+    time.sleep(1)
+    change = np.abs(page.picture() - before)
+    assert change.max() > 40
+    page.find("ctsynthesis-live").click()
