@@ -186,6 +186,7 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentTableTimer.start()
         self.panel.painted()
 
+
 class CTSynthesisLogic(ScriptedLoadableModuleLogic):
     """The door for scripts; no widget is needed.
 

@@ -196,5 +196,3 @@ class Runner:
 def details(error) -> str:
     """What the log says of an error, for those who want to report it."""
     return "\n".join(getattr(error, "__notes__", []))
-
-

@@ -27,9 +27,9 @@ class ExportSection:
         ui.exportNiftiButton.connect("clicked(bool)", lambda _checked=False: self._on_file(".nii.gz", _("NIfTI files (*.nii.gz)")))
         ui.exportDicomButton.connect("clicked(bool)", lambda _checked=False: self._on_dicom())
         ui.exportLabel.text = _(
-            "NRRD keeps how the volume came about in its header; NIfTI does not. DICOM is written for a patient “SYNTHETIC^CT” in a study of"
-            " its own, each image marked as synthetic and derived; no patient data is copied into it. Do not use 3D Slicer's own DICOM export:"
-            " it would call the images original."
+            "NRRD keeps how the volume came about in its header; NIfTI does not. DICOM is written for a patient “SYNTHETIC^CT” in a study"
+            " of its own, each image marked as synthetic and derived; no patient data is copied into it. Do not use 3D Slicer's own DICOM"
+            " export: it would call the images original."
         )
         self.update()
 

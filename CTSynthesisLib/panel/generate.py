@@ -110,7 +110,9 @@ def estimate(geometry, voxels_a_second, device) -> str:
     )
     free = available_bytes()
     if free is not None and estimated_bytes(voxels) > free:
-        text += " " + _("Only {free} GB are free: crop the segmentation, or choose a coarser source volume.").format(free=f"{free / 1e9:.1f}")
+        text += " " + _("Only {free} GB are free: crop the segmentation, or choose a coarser source volume.").format(
+            free=f"{free / 1e9:.1f}"
+        )
     return text
 
 

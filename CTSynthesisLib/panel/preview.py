@@ -34,7 +34,9 @@ class PreviewSection:
     def allow(self, card, problem):
         """``card`` of the chosen model, and why nothing can be generated at all (or an empty string)."""
         if not problem and card is not None and not card.receptive_field:
-            problem = _("The model “{name}” sees whole slices, so a stroke could change all of one; generate the volume").format(name=card.title)
+            problem = _("The model “{name}” sees whole slices, so a stroke could change all of one; generate the volume").format(
+                name=card.title
+            )
         self._box.enabled = not problem
         self._box.toolTip = problem or self._tooltip
 

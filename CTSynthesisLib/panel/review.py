@@ -32,7 +32,9 @@ class ReviewSection:
         text = _("Similarity to the nearest training scan: {value} (limit {limit}). {verdict}")
         verdict = _("Too similar: better discard it.") if copy else _("No sign of a copy.")
         self._ui.similarityLabel.text = text.format(value=f"{similarity.value:.2f}", limit=f"{similarity.limit:.2f}", verdict=verdict)
-        self._ui.similarityLabel.toolTip = _("1 is the same scan. The limit lies two standard deviations above that of real pairs of persons.")
+        self._ui.similarityLabel.toolTip = _(
+            "1 is the same scan. The limit lies two standard deviations above that of real pairs of persons."
+        )
 
     def allow(self, last, busy):
         """Enable what can be done with the volume node ``last`` (or None), and say why the rest cannot."""

@@ -51,7 +51,9 @@ class WorkerSection:
         reason = _("There is nothing to free: the worker is not running") if not worker.running else ""
         reason = reason or (_("Cancel the run first") if worker.busy else "")
         self._ui.freeButton.enabled = not reason
-        self._ui.freeButton.toolTip = reason or _("End the worker; the next run starts another. It also ends after 15 minutes without work.")
+        self._ui.freeButton.toolTip = reason or _(
+            "End the worker; the next run starts another. It also ends after 15 minutes without work."
+        )
 
     def free(self):
         self._session().worker.close()

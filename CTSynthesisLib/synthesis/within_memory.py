@@ -51,7 +51,10 @@ def generate(card: ModelCard, device: str, condition, lattice_origin, *, seed: i
                 raise
         release()  # outside the except clause: there the failed block's tensors are still held
         if voxels < VOXELS_AT_ONCE:
-            sentences = [*(s for s in sentences if "CPU" in s), "Memory was short, so smaller blocks were computed; the voxels are the same."]
+            sentences = [
+                *(s for s in sentences if "CPU" in s),
+                "Memory was short, so smaller blocks were computed; the voxels are the same.",
+            ]
 
 
 def is_out_of_memory(error: Exception) -> bool:

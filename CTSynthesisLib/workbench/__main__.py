@@ -40,7 +40,9 @@ def main(arguments=None):
         sys.exit(f"workbench: {error}")
     print(f"http://{options.host}:{options.port}/  (end with Ctrl+C)", flush=True)
     try:
-        workbench.server.start(host=options.host, port=options.port, open_browser=not options.no_browser, show_connection_info=False, timeout=0)
+        workbench.server.start(
+            host=options.host, port=options.port, open_browser=not options.no_browser, show_connection_info=False, timeout=0
+        )
     finally:
         workbench.close()
 

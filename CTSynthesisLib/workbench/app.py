@@ -13,6 +13,7 @@ from trame_slicer import module as trame_slicer_module
 from trame_slicer.app.logic import SegmentationAppLogic
 from trame_slicer.app.ui import SegmentationAppUI
 from trame_slicer.core import SlicerApp
+from trame_slicer.segmentation import SegmentationOpacityEnum
 
 from .. import anatomy, scene, views
 from ..errors import UnusableInput
@@ -100,10 +101,11 @@ class Workbench(TrameApp, Listener):
         self.app.display_manager.show_volume(node, vr_preset="", do_reset_views=True)
         if rendering := self.app.volume_rendering.get_vr_display_node(node):
             rendering.SetVisibility(False)
+        # filled label maps hide the image behind them here (VTK draws them opaque), so segments are shown by their outlines
+        self._logic._segment_editor_logic.data.segment_display.opacity_mode = SegmentationOpacityEnum.OUTLINE
         self._logic._on_volume_changed(node)
         self._logic._volume_properties_logic.on_volume_changed(node)
         self._logic._segment_editor_logic.on_volume_changed(node)
-        self.segmentation.GetDisplayNode().SetOpacity2DFill(0.25)
         for event in (vtkSegmentation.SegmentAdded, vtkSegmentation.SegmentRemoved, vtkSegmentation.SegmentModified,
                       vtkSegmentation.SourceRepresentationModified):  # fmt: skip
             self.segmentation.AddObserver(event, self._on_painted)

@@ -40,8 +40,16 @@ class GeneratePanel(VCard):
         super().__init__(variant="flat", **arguments)
         self.typed = TypedState(self.state, PanelState)
         name = self.typed.name
-        outside = [{"title": "Synthesised body", "value": "body"}, {"title": "The CT", "value": "reference"}, {"title": "Air", "value": "air"}]
-        phases = [{"title": "Plain", "value": "plain"}, {"title": "Arterial", "value": "arterial"}, {"title": "Portal venous", "value": "portal"}]
+        outside = [
+            {"title": "Synthesised body", "value": "body"},
+            {"title": "The CT", "value": "reference"},
+            {"title": "Air", "value": "air"},
+        ]
+        phases = [
+            {"title": "Plain", "value": "plain"},
+            {"title": "Arterial", "value": "arterial"},
+            {"title": "Portal venous", "value": "portal"},
+        ]
         with self, VCardText(classes="pa-3"):
             with VTable(density="compact", height=190, fixed_header=True, classes="mb-3 ctsynthesis-table"):
                 _head("Segment", "Understood as", "HU")
@@ -50,17 +58,25 @@ class GeneratePanel(VCard):
                     html.Td("{{ s.structure }}")
                     html.Td("{{ s.hu }}", classes="text-right")
             with html.Div(classes="d-flex ga-2"):
-                VSelect(label="Outside the segments", items=("outside_items", outside), v_model=(name.outside,), density="compact", hide_details=True)
+                VSelect(
+                    label="Outside the segments",
+                    items=("outside_items", outside),
+                    v_model=(name.outside,),
+                    density="compact",
+                    hide_details=True,
+                )
                 VSelect(label="Contrast phase", items=("phase_items", phases), v_model=(name.phase,), density="compact", hide_details=True)
-            VTextField(label="Seed", v_model_number=(name.seed,), type="number", min=0, density="compact", hide_details=True, classes="mt-2")
+            VTextField(
+                label="Seed", v_model_number=(name.seed,), type="number", min=0, density="compact", hide_details=True, classes="mt-2"
+            )
             VCheckbox(label="Live preview", v_model=(name.live,), density="compact", hide_details=True, id="ctsynthesis-live")
             VBtn(
-                "{{ %s ? 'Cancel' : 'Generate' }}" % name.running, click=actions.press, color="primary", block=True,
+                f"{{{{ {name.running} ? 'Cancel' : 'Generate' }}}}", click=actions.press, color="primary", block=True,
                 id="ctsynthesis-generate", disabled=(f"!!{name.problem}",), title=(f"{name.problem}",),
             )  # fmt: skip
             VProgressLinear(model_value=(f"100 * {name.progress}",), height=6, classes="mt-2", v_show=(name.running,))
-            html.Div("{{ %s || %s }}" % (name.problem, name.status), id="ctsynthesis-status", classes="mt-2 text-body-2")
-            html.Div("{{ %s }}" % name.slices, id="ctsynthesis-slices", style="display: none")
+            html.Div(f"{{{{ {name.problem} || {name.status} }}}}", id="ctsynthesis-status", classes="mt-2 text-body-2")
+            html.Div(f"{{{{ {name.slices} }}}}", id="ctsynthesis-slices", style="display: none")
             with html.Div(classes="d-flex ga-2 mt-3"):
                 VBtn("Undo last", click=actions.undo, disabled=(f"!{name.can_undo}",), size="small", variant="tonal",
                      title="Discard the last result and show what was there before", id="ctsynthesis-undo")  # fmt: skip
@@ -70,12 +86,14 @@ class GeneratePanel(VCard):
                      title="Write the result beside the segmentation's file name in the folder where the workbench was started",
                      id="ctsynthesis-export")  # fmt: skip
             VSlider(v_model=(name.fade,), min=0, max=100, step=1, disabled=(f"!{name.can_compare}",), hide_details=True, label="Fade")
-            with VTable(density="compact", height=240, fixed_header=True, v_if=(f"{name.report}.length",), classes="mt-2 ctsynthesis-table"):
+            with VTable(
+                density="compact", height=240, fixed_header=True, v_if=(f"{name.report}.length",), classes="mt-2 ctsynthesis-table"
+            ):
                 _head("Structure", "Expected", "Measured", "Spread")
                 with html.Tbody(), html.Tr(v_for=f"r in {name.report}", key="r.name", classes=("r.off ? 'font-weight-bold' : ''",)):
                     html.Td("{{ r.off ? '⚠ ' : '' }}{{ r.name }}")
                     for column in ("expected", "measured", "spread"):
-                        html.Td("{{ r.%s }}" % column, classes="text-right")
+                        html.Td(f"{{{{ r.{column} }}}}", classes="text-right")
 
 
 def _head(*titles):

@@ -6,6 +6,7 @@ The main thread computes, a second one listens, so that a cancel is heard and th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -163,10 +164,8 @@ def main(arguments=None):
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     child = Child(options.engine, options.folder, output, options.idle)
     threading.Thread(target=child.listen, args=(sys.stdin,), daemon=True).start()
-    try:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more
         child.work()
-    except BrokenPipeError:  # nobody reads any more
-        pass
     shutil.rmtree(options.folder, ignore_errors=True)
     os._exit(0)  # the listening thread still waits for a line
 

@@ -27,7 +27,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class PreviewReady:
-    """A preview can be edited. ``estimate`` is what to show of slices that were not rendered, int16 (k, j, i); None if it was not asked for.
+    """A preview can be edited. ``estimate`` is what to show of slices not rendered yet, int16 (k, j, i); None if it was not asked for.
 
     ``axis`` is the array axis along which slices are counted.
     """
@@ -137,7 +137,7 @@ class Worker:
         self._submit("audit", packed)
 
     def edit(self, look: int, start=None, labels=None) -> int:
-        """Tell the preview that slice ``look`` is looked at, and of ``labels`` (k, j, i) painted at voxel ``start``; returns the edit's number.
+        """Tell the preview that slice ``look`` is looked at, and of ``labels`` (k, j, i) painted at voxel ``start``; returns its number.
 
         Nothing happens without a preview. What has changed comes as :attr:`slices`, that slice first.
         """
@@ -183,7 +183,8 @@ class Worker:
         labels = self._hand_over("labelmap", labelmap.array)
         around = reference and protocol.pack_volume(reference, self._hand_over("reference", reference.array))
         return {
-            "request": asdict(request or Request()), "labelmap": protocol.pack_labelmap(labelmap, labels), "names": names, "reference": around,
+            "request": asdict(request or Request()), "labelmap": protocol.pack_labelmap(labelmap, labels), "names": names,
+            "reference": around,
         }  # fmt: skip
 
     def _hand_over(self, name, array) -> str:
@@ -308,4 +309,3 @@ class Worker:
         self._handed.clear()
         self.slices = []
         self.transport.close()
-

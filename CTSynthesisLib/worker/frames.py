@@ -88,7 +88,9 @@ class Connection:
                 break
             (length,) = struct.unpack(">I", self._buffer[:4])
             if length > self.largest_message:
-                raise Refused(f"A message of {length} bytes came, and no more than {self.largest_message} are taken; the connection was closed.")
+                raise Refused(
+                    f"A message of {length} bytes came, and no more than {self.largest_message} are taken; the connection was closed."
+                )
             if len(self._buffer) < 4 + length:
                 break
             text = bytes(self._buffer[4 : 4 + length])
@@ -114,7 +116,9 @@ class Connection:
         if not NAME.fullmatch(message["name"]) or message["dtype"] not in KINDS or min(message["shape"], default=0) < 0:
             raise Refused("An array came that has no proper name or kind; the connection was closed.")
         if size > self.largest_array or message["bytes"] > size + size // 100 + 1000:
-            raise Refused(f"An array of {size / 1e9:.1f} GB came, and no more than {self.largest_array / 1e9:.1f} GB are taken; crop the volume.")
+            raise Refused(
+                f"An array of {size / 1e9:.1f} GB came, and no more than {self.largest_array / 1e9:.1f} GB are taken; crop the volume."
+            )
         return message["name"], message["dtype"], message["shape"], int(message["bytes"]), size
 
     def _take_array(self):

@@ -104,7 +104,8 @@ def connected(access: Access, say: str):
         raise SynthesisFailed(f"{access.host} is not the worker that wrote the access file; copy its access file again.") from error
     except (TimeoutError, ConnectionRefusedError, socket.gaierror) as error:
         raise SynthesisFailed(
-            f"No worker answers at {access.host}:{access.port}; start it there (python -m CTSynthesisLib.worker.remote) and check the firewall."
+            f"No worker answers at {access.host}:{access.port}; start it there (python -m CTSynthesisLib.worker.remote) and check"
+            " the firewall."
         ) from error
 
 

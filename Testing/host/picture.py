@@ -18,7 +18,6 @@ def main(path, dark):
     from CTSynthesisLib.headless import boot_scene
 
     application = boot_scene()
-    import slicer
     import slicer_app
 
     from CTSynthesisLib.files import read_segmentation

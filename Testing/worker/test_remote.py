@@ -167,5 +167,3 @@ def test_the_access_file_is_for_its_owner_only_and_stays_the_same(a_server_with,
 def test_no_name_of_a_file_or_patient_travels(a_labelmap):
     labelmap = replace(a_labelmap, metadata={"Name": "Doe^Jane"})
     assert "Jane" not in json.dumps(protocol.pack_labelmap(labelmap, "labelmap-1"))
-
-
