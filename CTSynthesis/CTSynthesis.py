@@ -188,7 +188,7 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class CTSynthesisLogic(ScriptedLoadableModuleLogic):
-    """The door for scripts; no widget is needed.
+    """The door for scripts; no widget is needed. More examples, also for whole folders: docs/scripting.md.
 
     Example::
 

@@ -394,7 +394,7 @@ def test_torch_is_installed_with_consent_only(no_torch, monkeypatch, answer, but
     assert "GB to download" in said[0] and "Without internet" in said[0]
 
 
-def test_the_bundled_segmentation_is_offered_as_sample_data(the_module, monkeypatch):
+def test_samples_are_offered_with_their_checksums(the_module, monkeypatch):
     import hashlib
     from urllib.request import urlopen
 
@@ -402,6 +402,7 @@ def test_the_bundled_segmentation_is_offered_as_sample_data(the_module, monkeypa
     logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **arguments: offered.append(arguments))
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
     slicer.app.startupCompleted.emit()
-    (sample,) = offered
-    with urlopen(sample["uris"]) as file:
-        assert sample["checksums"] == "SHA256:" + hashlib.sha256(file.read()).hexdigest()
+    bundled, chest = offered
+    with urlopen(bundled["uris"]) as file:
+        assert bundled["checksums"] == "SHA256:" + hashlib.sha256(file.read()).hexdigest()
+    assert chest["uris"].endswith(chest["checksums"].removeprefix("SHA256:"))  # Slicer stores its samples under their checksums

@@ -14,6 +14,7 @@ from ..synthesis.request import Request
 from . import protocol
 from .transport import PipeTransport, Transport
 
+CANCELLED = "Generating was cancelled; nothing was added to the scene."
 GRACE = 0.7  # s between asking a worker to stop and ending it
 
 
@@ -220,7 +221,7 @@ class Worker:
                 self.close()
                 if not busy:
                     return None  # it was idle
-                raise (Cancelled() if cancelled else SynthesisFailed(str(error))) from error
+                raise (Cancelled(CANCELLED) if cancelled else SynthesisFailed(str(error))) from error
             except SynthesisFailed:
                 if not self._greeted:
                     self.close()
@@ -230,7 +231,7 @@ class Worker:
                 break  # what comes after the answer to a job is for the next call
         if self._busy and self._deadline is not None and time.monotonic() > self._deadline:
             self.close()  # it did not stop between two blocks in time; the next job starts a fresh one
-            raise Cancelled
+            raise Cancelled(CANCELLED)
         return latest
 
     def _understand(self, message):
@@ -272,7 +273,7 @@ class Worker:
         self._reporting = None
         if said == "result":  # it was complete when the cancel came
             self.transport.drop(message["volume"]["array"])
-        raise Cancelled if cancelled else self._failure(message)
+        raise Cancelled(CANCELLED) if cancelled else self._failure(message)
 
     @staticmethod
     def _failure(message):

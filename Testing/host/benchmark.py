@@ -19,12 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from vtk.util.numpy_support import vtk_to_numpy
+
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing" / "host")]
-
-import numpy as np
-from vtk.util.numpy_support import vtk_to_numpy
 
 
 class Bench:

@@ -3,6 +3,7 @@
 Needs the workbench's packages (trame-slicer, selenium) and Chromium with its driver; without them these tests skip and say so.
 """
 
+import contextlib
 import io
 import os
 import shutil
@@ -111,28 +112,18 @@ class Browser:
         time.sleep(1)
 
 
-@pytest.fixture(scope="module")
-def a_workbench(tmp_path_factory):
-    """The address of a workbench that shows the geometric thorax, with a small model."""
-    folder = tmp_path_factory.mktemp("workbench")
-    write_segmentation(thorax(shape=(24, 80, 90), spacing=(4.0, 4.0, 6.0)), folder / "thorax.seg.nrrd")
-    model = save_random_model(folder).path
+@contextlib.contextmanager
+def workbench(folder, model):
+    """Start a workbench for ``folder/thorax.seg.nrrd``; its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "CTSynthesisLib.workbench",
-        str(folder / "thorax.seg.nrrd"),
-        "--port",
-        str(port),
-        "--no-browser",
-        "--model",
-        model,
-    ]
+    command = [sys.executable, "-m", "CTSynthesisLib.workbench", str(folder / "thorax.seg.nrrd"), "--model", model]
     log = folder / "log.txt"
     with open(log, "w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=folder, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+        server = subprocess.Popen(
+            [*command, "--port", str(port), "--no-browser"],
+            stdout=file, stderr=subprocess.STDOUT, cwd=folder, env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -142,7 +133,7 @@ def a_workbench(tmp_path_factory):
             except OSError:
                 assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/", folder
+        yield f"http://127.0.0.1:{port}/"
     finally:
         server.send_signal(signal.SIGINT)
         try:
@@ -150,6 +141,15 @@ def a_workbench(tmp_path_factory):
         except subprocess.TimeoutExpired:
             server.kill()
         print(log.read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def a_workbench(tmp_path_factory):
+    """A workbench that shows the geometric thorax, with a small model: its address, and the folder where it was started."""
+    folder = tmp_path_factory.mktemp("workbench")
+    write_segmentation(thorax(shape=(24, 80, 90), spacing=(4.0, 4.0, 6.0)), folder / "thorax.seg.nrrd")
+    with workbench(folder, save_random_model(folder).path) as address:
+        yield address, folder
 
 
 @pytest.fixture(scope="module")
