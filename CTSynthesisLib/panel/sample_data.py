@@ -8,7 +8,6 @@ from slicer.i18n import tr as _
 
 from .. import RESOURCES
 
-
 # Slicer's own sample "CTChest"; its files are stored under their checksums
 CHEST_SHA256 = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
 CHEST_URL = f"https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/{CHEST_SHA256}"

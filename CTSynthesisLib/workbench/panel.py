@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trame.widgets import html
+from trame.widgets import client, html
 from trame.widgets.vuetify3 import VBtn, VCard, VCardText, VCheckbox, VProgressLinear, VSelect, VSlider, VTable, VTextField
 from trame_server.utils.typed_state import TypedState
 
@@ -51,6 +51,7 @@ class GeneratePanel(VCard):
             {"title": "Portal venous", "value": "portal"},
         ]
         with self, VCardText(classes="pa-3"):
+            client.Style(".ctsynthesis-table th, .ctsynthesis-table td { padding: 0 6px !important; white-space: nowrap; font-size: 12px }")
             with VTable(density="compact", height=190, fixed_header=True, classes="mb-3 ctsynthesis-table"):
                 _head("Segment", "Understood as", "HU")
                 with html.Tbody(), html.Tr(v_for=f"s in {name.structures}", key="s.name", title=("s.note",)):

@@ -26,6 +26,7 @@ def main(path):
             page.until(lambda: "Live preview:" in page.status())
             paint(page, "muscle", -140, -10, 5, 5)
             page.until(lambda: "the last stroke took" in page.status())
+            page.rest()
             page.driver.save_screenshot(path)
         finally:
             page.driver.quit()

@@ -100,6 +100,13 @@ class Browser:
         self.until(lambda: "generated in" in self.status())
         time.sleep(1.5)
 
+    def rest(self):
+        """Take the mouse away from buttons, whose hints would stand in a picture."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).move_to_element(self.find("ctsynthesis-status")).perform()
+        time.sleep(1)
+
     def stroke(self, x, y, dx, dy):
         """With the mouse held down, from a place relative to the middle of the axial view."""
         from selenium.webdriver.common.action_chains import ActionChains
