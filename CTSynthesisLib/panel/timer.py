@@ -14,5 +14,6 @@ def timed_runner() -> Runner:
     timer = qt.QTimer()
     timer.setInterval(INTERVAL_MS)
     runner = Runner(timer.start, timer.stop)
+    runner.timer = timer  # kept as long as the runner
     timer.connect("timeout()", runner.poll)
     return runner

@@ -158,11 +158,11 @@ class Bench:
         self.events(until=self.ready)
 
     def kills(self, count):
-        self.show(24, 64)
+        self.show(32, 128)
         folder = Path(tempfile.mkdtemp(prefix="kills-"))
         tempfile.tempdir = str(folder)
         changed = failed = left = struck = 0
-        for _ in range(count):
+        while struck < count:
             before = self.nodes()
             self.ui.generateButton.click()
             self.events(float(self.random.uniform(0.0, 4.0)))
@@ -173,7 +173,7 @@ class Bench:
                 self.events(until=self.ready)
                 changed += self.nodes() != before
                 left += len(list(folder.iterdir()))
-            if struck % 10 == 0:  # the next Generate works: tried each tenth time, because each starts a worker anew
+            if struck % 10 == 0:  # each Generate after a kill starts a worker anew; each tenth is let finish
                 node = self.generate()
                 failed += node is None or node.GetImageData() is None
         self.widget.logic.session.worker.close()
