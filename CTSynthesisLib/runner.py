@@ -69,6 +69,8 @@ class Runner:
     listener : Listener or None
     voxels_a_second : float or None
         Of the last run.
+    current : bool
+        Whether the segmentation is as it was when the last run began.
     """
 
     def __init__(self, start, stop, *, fit=True):
@@ -77,7 +79,7 @@ class Runner:
         self.preview, self.history = LivePreview(self._session), History()
         self.kind = self.listener = self.result = self.voxels_a_second = None
         self._step = self._queued = None
-        self._reporting = False
+        self._reporting = self.current = False
 
     @property
     def session(self):
@@ -95,8 +97,12 @@ class Runner:
             self._session.cancel()
             return
         self._session.begin(segmentation_node, request, output=output, names=names)
-        self._step = self.history.before(output, self._shown())
+        self._step, self.current = self.history.before(output, self._shown()), True
         self._begun(GENERATE)
+
+    def painted(self):
+        """The segmentation has changed."""
+        self.current = False
 
     def generate_and_wait(self, segmentation_node, request, output, names, progress):
         step = self.history.before(output, self._shown())

@@ -91,6 +91,31 @@ def test_the_live_preview_follows_the_brush(a_panel, a_segmentation_node, a_labe
     assert [node.GetName() for node in volumes()] == ["Thorax synthetic CT"]
 
 
+def test_a_preview_that_is_starting_gives_way_to_generate(a_panel):
+    ui, runner = a_panel.ui, a_panel.logic.runner
+    ui.previewCheckBox.setChecked(True)
+    assert runner.kind == "preview"
+    ui.generateButton.click()
+    events_until(lambda: ui.generateButton.text == "Generate" and runner.history.last is not None, 30)
+    events_until(lambda: runner.preview.node is not None and runner.kind is None, 30)
+    assert np.array_equal(slicer.util.arrayFromVolume(runner.preview.node), slicer.util.arrayFromVolume(runner.history.last))
+
+
+def test_what_is_painted_during_a_run_is_not_taken_for_shown(a_panel, a_segmentation_node):
+    ui, runner = a_panel.ui, a_panel.logic.runner
+    ui.generateButton.click()
+    heart = a_segmentation_node.GetSegmentation().GetSegmentIdBySegmentName("heart")
+    paint(a_segmentation_node, heart, (slice(4, 5), slice(4, 9), slice(4, 9)))
+    events_until(lambda: runner.history.last is not None and runner.kind is None, 30)
+    assert not runner.current
+    ui.previewCheckBox.setChecked(True)
+    events_until(lambda: runner.preview.node is not None, 30)
+    events_until(lambda: len(np.unique(slicer.util.arrayFromVolume(runner.preview.node)[4])) > 10)
+    assert np.median(slicer.util.arrayFromVolume(runner.preview.node)[4, 5:8, 5:8]) > np.median(
+        slicer.util.arrayFromVolume(runner.history.last)[4, 5:8, 5:8]
+    ) + 100
+
+
 def test_closing_the_scene_ends_the_preview(a_panel):
     a_panel.ui.previewCheckBox.setChecked(True)
     events_until(lambda: a_panel.logic.runner.preview.node is not None, 30)

@@ -78,6 +78,7 @@ class Panel(Listener):
 
     def painted(self):
         """The segmentation is being changed."""
+        self.runner.painted()
         self.preview.painted()
 
     def forget(self):
@@ -197,7 +198,9 @@ class Panel(Listener):
         self.compare.reset()
         self.notes.update()
         self.update_buttons()
-        self._follow_preview(like=volume_node)
+        if not self.runner.preview.active:  # it gave way to this run
+            self._previewed = None
+        self._follow_preview(like=volume_node if self.runner.current else None)
 
     def on_report(self, rows):
         if last := self.runner.history.last:

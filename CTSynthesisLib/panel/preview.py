@@ -5,7 +5,7 @@ from __future__ import annotations
 import qt
 from slicer.i18n import tr as _
 
-DEBOUNCE_MS = 40  # after the last event of a stroke; painting sends many
+GATHER_MS = 40  # painting sends many events; what comes within this time is taken up together
 
 
 class PreviewSection:
@@ -23,12 +23,12 @@ class PreviewSection:
         self._tooltip = box.toolTip
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
-        self._timer.setInterval(DEBOUNCE_MS)
+        self._timer.setInterval(GATHER_MS)
         self._timer.connect("timeout()", self._on_time)
 
     def painted(self):
-        """Something has changed; more may follow at once."""
-        if self._box.checked:
+        """Something has changed; more may follow at once. It is not put off by what follows, so a long stroke is followed too."""
+        if self._box.checked and not self._timer.active:
             self._timer.start()
 
     def allow(self, card, problem):

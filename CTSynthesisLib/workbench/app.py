@@ -25,7 +25,7 @@ from ..worker import Cancelled
 from .panel import GeneratePanel
 
 POLL_SECONDS = 0.02
-DEBOUNCE_SECONDS = 0.04
+GATHER_SECONDS = 0.04
 
 
 class Workbench(TrameApp, Listener):
@@ -176,7 +176,9 @@ class Workbench(TrameApp, Listener):
             views.compare(self.runner.history.last, self.runner.history.previous, int(percent) / 100)
 
     def _on_painted(self, *_):
-        self._painted_at = asyncio.get_event_loop().time()
+        self.runner.painted()
+        if self._painted_at is None:
+            self._painted_at = asyncio.get_event_loop().time()
 
     # -- beside the event loop ---------------------------------------------------------------------------------------------------
 
@@ -184,8 +186,10 @@ class Workbench(TrameApp, Listener):
         while True:
             await asyncio.sleep(POLL_SECONDS)
             with self.state:
-                if self._painted_at is not None and asyncio.get_event_loop().time() - self._painted_at > DEBOUNCE_SECONDS:
+                if self._painted_at is not None and asyncio.get_event_loop().time() - self._painted_at > GATHER_SECONDS:
                     self._painted_at = None
+                    if not self.runner.preview.active and self.runner.kind is None:
+                        self._previewed = None  # its worker had given its memory back, or has failed: begin anew
                     self._update()
                     self.runner.preview.touched()
                 self.runner.poll()
@@ -193,8 +197,7 @@ class Workbench(TrameApp, Listener):
     def _follow_preview(self):
         wanted = bool(self.data.live and not self.data.problem)
         choice = self.request() if wanted else None
-        lost = wanted and not self.runner.preview.active  # the worker had given its memory back, or has failed
-        if choice == self._previewed and not (lost and self._painted_at is None and self.runner.kind is None and self._previewed is None):
+        if choice == self._previewed:
             return
         if not wanted:
             self._previewed = None
@@ -211,9 +214,7 @@ class Workbench(TrameApp, Listener):
 
     def _fresh(self, node, request):
         """Whether a result is what this request would give: nothing was painted since."""
-        return node is not None and node is self._unpainted and node.GetAttribute("CTSynthesis.Request") == request.to_json()
-
-    _unpainted = None
+        return node is not None and self.runner.current and node.GetAttribute("CTSynthesis.Request") == request.to_json()
 
     def on_progress(self, kind, fraction, stage):
         if kind == GENERATE:
@@ -224,7 +225,7 @@ class Workbench(TrameApp, Listener):
         result = self.runner.result
         lines = [f"“{volume_node.GetName()}” generated in {result.seconds:.1f} s on {result.device.upper()}.", *result.assumptions]
         self.data.running, self.data.status, self.data.fade, self.data.report = False, " ".join(lines), 0, []
-        self._unpainted, self._previewed = volume_node, None
+        self._previewed = None
         self._update()
 
     def on_report(self, rows):
