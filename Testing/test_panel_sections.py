@@ -137,7 +137,7 @@ def test_the_quality_report_shows_what_is_off_first(a_drawing_panel):
     ui.resultCollapsibleButton.collapsed = False
     generated(a_drawing_panel)
     events_until(lambda: ui.qualityTable.rowCount == 6)
-    assert "are not as expected" in ui.qualityLabel.text and row_of(ui.qualityTable, 0)[0].startswith("⚠ ")
+    assert "not as expected" in ui.qualityLabel.text and row_of(ui.qualityTable, 0)[0].startswith("⚠ ")
     assert row_of(ui.qualityTable, 5)[0] in ("body", "heart", "aorta", "vertebrae")
 
 

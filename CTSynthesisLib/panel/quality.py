@@ -32,7 +32,7 @@ class QualitySection:
         rows = sorted(rows, key=lambda row: (not row.off, -row.volume_ml))
         off = [row for row in rows if row.off]
         if off:
-            text = _("“{name}”: {count} of {all} structures are not as expected: {names}.")
+            text = _("“{name}”: {count} of {all} structures not as expected: {names}.")
             self._label.text = text.format(name=name, count=len(off), all=len(rows), names=", ".join(row.segment for row in off))
         else:
             self._label.text = _("“{name}”: all {all} structures are as expected.").format(name=name, all=len(rows))

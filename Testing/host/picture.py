@@ -20,22 +20,20 @@ def main(path, dark):
     application = boot_scene()
     import slicer_app
 
-    from CTSynthesisLib.files import read_segmentation
+    from CTSynthesisLib.evaluation.benchmark import sample
     from CTSynthesisLib.scene import labelmap_to_segmentation
 
     slicer_app.start()
     set_theme(dark)
     module, _ = slicer_app.load_module(ROOT / "CTSynthesis" / "CTSynthesis.py")
     widget = slicer_app.open_panel(module, "CTSynthesis")
-    sample = read_segmentation(ROOT / "Resources" / "Samples" / "thorax.seg.nrrd")
-    widget.ui.segmentationSelector.setCurrentNode(labelmap_to_segmentation(sample, "Thorax"))
+    widget.ui.segmentationSelector.setCurrentNode(labelmap_to_segmentation(sample(48, 256), "Thorax"))
     widget.ui.resultCollapsibleButton.collapsed = False
     widget.ui.compareCollapsibleButton.collapsed = False
     widget.ui.exportCollapsibleButton.collapsed = False
-    widget.ui.advancedCollapsibleButton.collapsed = False
     widget.ui.generateButton.click()
     until(lambda: widget.ui.qualityTable.rowCount)
-    widget.parent.resize(470, widget.parent.sizeHint().height() + 60)
+    widget.parent.resize(470, widget.parent.sizeHint.height() + 60)
     until(lambda: not widget.logic.session.worker.busy)
     widget.parent.grab().save(str(path))
     widget.cleanup()
