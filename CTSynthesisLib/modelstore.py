@@ -15,14 +15,14 @@ from .errors import UnusableInput
 
 MODELS = RESOURCES / "Models"
 IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
-HELPERS = ("segmenter", "completion")  # kinds of models that draw no CT by themselves
+HELPERS = ("segmenter", "completion", "style_encoder")  # kinds of models that draw no CT by themselves
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What is known of a model; ``NAME.json`` beside ``NAME.safetensors``.
 
-    ``kind`` says which engine runs it (``slab_gan`` or ``habijan2022``; ``segmenter`` measures and draws nothing), ``network`` holds the
+    ``kind`` says which engine runs it (``slab_gan``, ``habijan2022`` or ``krishna2019``; the HELPERS draw nothing), ``network`` holds the
     network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a
     voxel depends on. ``drawn_above_told`` are HU by tissue: by how much the median of what the network draws lies above the median that it
     was told, measured on training scans; the engine tells it that much less.

@@ -1,9 +1,10 @@
 """Train a model on a folder of CT volumes and segmentations.
 
 PRESET is `default` (the model that ships), `completion` (the network that fills in for it what a segmentation leaves open),
-`segmenter` (the network that measures how faithful a CT is to its label map) or `habijan2022` (paper 000, exactly as published).
-DIR holds one folder a case with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for habijan2022 also MM-WHS'
-own files.
+`segmenter` (the network that measures how faithful a CT is to its label map), `style_encoder` (the network in whose features styles are
+compared), `habijan2022` (paper 000, exactly as published) or `krishna2019` (paper 001, exactly as published: one model for the style
+of one CT). DIR holds one folder a case with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for habijan2022
+also MM-WHS' own files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
 
-PRESETS = ("default", "completion", "segmenter", "habijan2022")
+PRESETS = ("default", "completion", "segmenter", "style_encoder", "habijan2022", "krishna2019")
+OF_KRISHNA = ("style", "style_segmentation", "vgg", "slices_per_case", "style_weight", "content_weight", "variation_weight")
+PAPERS = ("habijan2022", "krishna2019")
 
 
 def add_arguments(parser):
@@ -27,10 +30,19 @@ def add_arguments(parser):
     length.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes")
     length.add_argument("--iterations", type=int, metavar="N", help="stop after N iterations (default: the preset's)")
     parser.add_argument(
-        "--leave-out", nargs="+", default=[], metavar="CASE", help="cases not to train on, for a fair figure (not habijan2022)"
+        "--leave-out", nargs="+", default=[], metavar="CASE", help="cases not to train on, for a fair figure (not the papers' presets)"
     )
     parser.add_argument("--start-from", metavar="MODEL", help="default: begin with the weights of this model")
     parser.add_argument("--structure", metavar="NAME", help="habijan2022: one structure (LV ... PA) instead of the whole heart")
+    style = parser.add_argument_group("krishna2019")
+    style.add_argument("--style", metavar="CT", help="the CT whose style is learned: volume file or DICOM series folder")
+    style.add_argument("--style-segmentation", metavar="SEG", help="its segmentation (default: the one beside it, or its tissue regions)")
+    style.add_argument(
+        "--vgg", metavar="FILE", help="torchvision's vgg19-dcbb9e9d.pth (default: $CTSYNTHESIS_VGG19, or the style encoder that ships)"
+    )
+    style.add_argument("--slices-per-case", type=int, metavar="N", help="training slices of each case (default: 2)")
+    for name, what in (("style", "w_s"), ("content", "w_c"), ("variation", "w_tv")):
+        style.add_argument(f"--{name}-weight", type=float, metavar="W", help=f"{what} of equation 8 (default: the preset's)")
 
 
 def run(args):
@@ -40,13 +52,22 @@ def run(args):
         raise UnusableInput(f"The data folder '{args.data}' does not exist; name a folder with one folder a case.")
     if args.device not in DEVICES:
         raise UnusableInput(f"'{args.device}' is not a device; choose one of {', '.join(DEVICES)}.")
-    if args.preset == "habijan2022" and args.leave_out:
-        raise UnusableInput("The preset habijan2022 knows no --leave-out; move the case out of the data folder.")
+    if args.preset in PAPERS and args.leave_out:
+        raise UnusableInput(f"The preset {args.preset} knows no --leave-out; move the case out of the data folder.")
     if args.preset != "habijan2022" and args.structure:
         raise UnusableInput(f"--structure belongs to the preset habijan2022; {args.preset} knows every structure.")
     if args.preset != "default" and args.start_from:
         raise UnusableInput(f"--start-from belongs to the preset default; {args.preset} begins anew.")
-    if args.preset == "habijan2022":
+    if args.preset == "krishna2019" and not args.style:
+        raise UnusableInput("The preset krishna2019 learns the style of one scan; name it with --style CT.")
+    own = {f"--{name.replace('_', '-')}": getattr(args, name) for name in OF_KRISHNA}
+    if args.preset != "krishna2019" and (given := [flag for flag, value in own.items() if value is not None]):
+        raise UnusableInput(f"{given[0]} belongs to the preset krishna2019; {args.preset} knows no style.")
+    if args.preset == "krishna2019":
+        from ..training.krishna2019 import train
+
+        more = _krishna(args)
+    elif args.preset == "habijan2022":
         from ..training.habijan2022 import train
 
         more = {"structure": args.structure} if args.structure else {}
@@ -56,6 +77,15 @@ def run(args):
     length = {"iterations": args.iterations, "minutes": args.minutes}
     train(Path(args.data), Path(args.output), **length, resume=args.resume, device=args.device, on_log=_say, **more)
     print(f"The training's output is in {args.output}")
+
+
+def _krishna(args) -> dict:
+    from ..training.krishna2019 import Krishna2019
+
+    numbers = {name: getattr(args, name) for name in OF_KRISHNA[3:] if getattr(args, name) is not None}
+    if negative := [name for name, value in numbers.items() if value < 0 or (name == "slices_per_case" and value < 1)]:
+        raise UnusableInput(f"--{negative[0].replace('_', '-')} {numbers[negative[0]]} is not usable; give a positive number.")
+    return {"style": args.style, "style_segmentation": args.style_segmentation, "imagenet": args.vgg, "preset": Krishna2019(**numbers)}
 
 
 def _say(iteration, figures):

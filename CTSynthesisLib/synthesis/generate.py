@@ -123,7 +123,7 @@ def _need_torch():
 
 def _run(card: ModelCard, labels, geometry, understood, request: Request, between):
     """HU (k, j, i) int16 on ``geometry``, the device, and what was assumed. The network sees axial slices, whichever way the grid lies."""
-    from . import habijan, within_memory
+    from . import habijan, krishna, within_memory
 
     try:
         axes, flips = geometry.anatomical_axes
@@ -133,6 +133,10 @@ def _run(card: ModelCard, labels, geometry, understood, request: Request, betwee
         if card.kind == "habijan2022":
             engine, sentences = habijan.load(card, request.device), []
             hu = engine.generate(values, understood, (axial.spacing[1], axial.spacing[0]), between=between)
+            device = engine.device
+        elif card.kind == "krishna2019":
+            engine, sentences = krishna.load(card, request.device), []
+            hu = engine.generate(values, understood, (axial.spacing[1], axial.spacing[0]), seed=request.seed, between=between)
             device = engine.device
         else:
             condition, sentences = condition_of(values, understood, axial, request, check=lambda: between(0.0))

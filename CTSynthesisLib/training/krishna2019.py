@@ -1,0 +1,291 @@
+"""Krishna & Mueller (2019) as published: one generator a style image. Numbers, one training step, one recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import RESOURCES, modelstore
+from ..anatomy import understand
+from ..files import read_segmentation
+from ..files.beside import written_beside
+from ..networks.style_critic import StyleCritic, StyleCriticConfig
+from ..networks.style_generator import StyleGenerator, StyleGeneratorConfig
+from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
+from ..synthesis.habijan import frame, to_hounsfield, to_unit
+from ..synthesis.krishna import generate_slices, grey_values, noise_code, segment_values, to_network
+from ..synthesis.mask_cgan import choose_device, compute_dtype
+from ..synthesis.style_features import StyleFeatures, load_features
+from ..volume import reorder
+from . import loop, style_losses
+from .pictures import draw_loss_curves, draw_strip
+from .style_slices import StyleImage, StyleSlices, read_style
+
+
+@dataclass(frozen=True)
+class Krishna2019:
+    """The numbers of section 2. Those that the paper does not give are marked, with where they come from."""
+
+    image_size: int = 512
+    epochs: int = 100
+    noise: int = 200  # dimensions of z
+    learning_rate_G: float = 2e-4  # Adam; rate and momenta not given: DCGAN's, its reference 5
+    betas: tuple[float, float] = (0.5, 0.999)
+    learning_rate_D: float = 2e-3  # plain SGD; not given, ours
+    style_weight: float = 3e-4  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 are of one size on our encoder
+    content_weight: float = 2.0
+    variation_weight: float = 1e-4
+    filters: int = 64  # not given; DCGAN
+    hu_range: tuple[float, float] = (-1000.0, 1000.0)  # that is -1..1; not given, fixed, never per image
+    slices_per_case: int = 2  # "1-2 images from a similar anatomical position of each patient"
+    seed: int = 0  # initial weights, order of the slices, codes z
+
+    @property
+    def depth(self) -> int:
+        """Layers of stride 2 from the image to 4×4."""
+        return int(np.log2(self.image_size // 4))
+
+
+class StyleGAN:
+    """Generator G(y, z), discriminator D(x, y), and one training step as section 2.2 writes it.
+
+    Parameters
+    ----------
+    style : StyleImage
+        x_s: the generator learns this style and no other. Segments that it does not show have no style to transfer; equation 6 is summed
+        over the others.
+    features : StyleFeatures
+        φ of equation 1.
+    precision : torch.dtype
+        float32 as published, or bfloat16 for the convolutions where the hardware is faster with it; weights and losses stay float32.
+    """
+
+    def __init__(self, preset: Krishna2019, style: StyleImage, features: StyleFeatures, device="cpu", precision=torch.float32):
+        self.preset, self.device, self.precision, self.features = preset, device, precision, features
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(preset.seed)
+            sizes = dict(filters=preset.filters, most_filters=8 * preset.filters, depth=preset.depth)
+            self.generator = StyleGenerator(StyleGeneratorConfig(noise=preset.noise, **sizes))
+            self.critic = StyleCritic(StyleCriticConfig(**sizes))
+            for network in (self.generator, self.critic):
+                network.apply(_initialise)
+        for network in (self.generator, self.critic, features.network):
+            network.to(device, memory_format=torch.channels_last)
+        self.optimizer_G = torch.optim.Adam(self.generator.parameters(), preset.learning_rate_G, preset.betas)
+        self.optimizer_D = torch.optim.SGD(self.critic.parameters(), preset.learning_rate_D)
+        self.segments = [value for value in segment_values().values() if (style.grey == value).any()]
+        self.style_masks = self._masks(style.grey[None, None].to(device))
+        with torch.no_grad(), self._autocast():
+            self.style_features = self._float(features(style.hounsfield[None, None].to(device), STYLE_LAYERS))
+
+    def step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, float]:
+        """One update of D, then one of G, from HU x_o (1, 1, H, W), grey values y (1, 1, H, W) and a code z (1, 200)."""
+        self.x_o, grey, z = (part.to(self.device) for part in batch)
+        self.y, self.masks = to_network(grey), self._masks(grey)
+        self.x = 2 * to_unit(self.x_o, self.preset.hu_range) - 1
+        with self._autocast():
+            self.fake = self.generator(self.y, z)  # G(y, z)
+
+            self.critic.requires_grad_(True)
+            self.optimizer_D.zero_grad()
+            self.backward_D()
+            self.optimizer_D.step()
+
+            self.critic.requires_grad_(False)  # D only passes gradients on to G
+            self.optimizer_G.zero_grad()
+            self.backward_G()
+            self.optimizer_G.step()
+        return {
+            "loss_D": self.loss_D.item(),
+            "loss_G": self.loss_G.item(),
+            "loss_style": self.loss_style.item(),
+            "loss_content": self.loss_content.item(),
+            "loss_variation": self.loss_variation.item(),
+            "real": self.on_real.sigmoid().mean().item(),
+            "fake": self.on_fake.sigmoid().mean().item(),
+        }
+
+    def backward_D(self):
+        """Equation 9."""
+        self.on_real = self.critic(self.x, self.y)
+        self.loss_D = style_losses.critic_loss(self.on_real, self.critic(self.fake.detach(), self.y))
+        self.loss_D.backward()
+
+    def backward_G(self):
+        """Equation 8, from equations 5 to 7."""
+        self.on_fake = self.critic(self.fake, self.y)
+        result = self._float(self.features(to_hounsfield((self.fake + 1) / 2, self.preset.hu_range)))
+        with torch.no_grad():
+            original = self._float(self.features(self.x_o, CONTENT_LAYERS))
+        self.loss_style = style_losses.style_loss(_only(result, STYLE_LAYERS), self.style_features, self.masks, self.style_masks)
+        self.loss_content = style_losses.content_loss(_only(result, CONTENT_LAYERS), original, self.masks)
+        self.loss_variation = style_losses.total_variation(self.fake)
+        weights = (self.preset.style_weight, self.preset.content_weight, self.preset.variation_weight)
+        self.loss_G = style_losses.generator_loss(self.on_fake, self.loss_style, self.loss_content, self.loss_variation, weights)
+        self.loss_G.backward()
+
+    def _masks(self, grey):
+        return [(grey == value).float() for value in self.segments]
+
+    def _autocast(self):
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    @staticmethod
+    def _float(features):
+        return {layer: f.float() for layer, f in features.items()}
+
+    def state(self):
+        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
+        weights |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
+        return weights, {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
+
+    def load_state(self, weights, rest):
+        for prefix, network in (("generator.", self.generator), ("critic.", self.critic)):
+            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+        self.optimizer_G.load_state_dict(rest["optimizer_G"])
+        self.optimizer_D.load_state_dict(rest["optimizer_D"])
+
+
+def _only(features, layers):
+    return {layer: features[layer] for layer in layers}
+
+
+def _initialise(module: nn.Module):
+    """DCGAN's: normal with standard deviation 0.02, batch norm about 1."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    style: str | Path,
+    style_segmentation: str | Path | None = None,
+    imagenet: str | Path | None = None,
+    iterations: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    preset: Krishna2019 = Krishna2019(),
+    checkpoint_every: int = 250,
+    on_log=None,
+) -> Path:
+    """Train one generator for the style of one scan.
+
+    Parameters
+    ----------
+    data : path
+        One folder a case (see ``slab_data.load_cases``): the contents.
+    out : path
+        Gets the log and checkpoint of ``loop.run``, ``krishna2019.safetensors`` and its card (for ``ctsynthesis generate --model``),
+        ``losses.png``, ``strip.png`` (training slices: **it shows their CT and the style scan**) and ``strip-sample.png`` (the bundled
+        sample segmentation, whose CT nobody has).
+    style : path
+        The CT whose style is learned; ``style_segmentation`` its own masks, else those beside it or its tissue regions.
+    imagenet : path, optional
+        torchvision's VGG-19 weights; without them the encoder that ships.
+    iterations, minutes
+        When to stop, whichever comes first; without either, 100 epochs.
+
+    Returns
+    -------
+    Path
+        The folder ``out``.
+    """
+    out = Path(out)
+    if not resume:
+        loop.refuse_to_overwrite(out)
+    device = choose_device(device)
+    features = load_features(imagenet)
+    image = read_style(style, style_segmentation, image_size=preset.image_size)
+    slices = StyleSlices(data, out / "cases", image_size=preset.image_size, per_case=preset.slices_per_case, seed=preset.seed)
+    model = StyleGAN(preset, image, features, device, compute_dtype(device))
+    last = preset.epochs * len(slices) if iterations is None and minutes is None else iterations
+    strips = _Strips(model, slices, image, out / "samples", last or preset.epochs * len(slices))
+
+    def batches(n):
+        return *slices.pair(n), noise_code(preset.seed * 1_000_003 + n, preset.noise)
+
+    def log(done, figures):
+        strips.take(done)
+        if on_log:
+            on_log(done, figures)
+
+    if not resume:
+        strips.take(0)
+    done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
+    strips.take(done, last=True)
+    _export(model, image, slices, done, out)
+    draw_loss_curves(loop.read_log(out), out / "losses.png")
+    strips.draw(out)
+    return out
+
+
+class _Strips:
+    """What G makes of the same few label maps at 0, 10, 25, 50, 75 and 100 % of the iterations, beside the style image."""
+
+    def __init__(self, model: StyleGAN, slices: StyleSlices, style: StyleImage, folder: Path, iterations: int):
+        self.model, self.slices, self.style, self.folder = model, slices, style, folder
+        self.moments = {round(part * iterations) for part in (0, 0.1, 0.25, 0.5, 0.75, 1)}
+        self.chosen = [round(part * (len(slices) - 1)) for part in (0.2, 0.5, 0.8)]
+        self.grey = {"strip": slices.grey[self.chosen], "strip-sample": sample_slices(model.preset.image_size)}
+
+    def take(self, done: int, last: bool = False):
+        path = self.folder / f"{done:07d}.safetensors"
+        if (done in self.moments or last) and not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            z = noise_code(0, self.model.preset.noise)
+            generator = self.model.generator
+            images = {name: generate_slices(generator, to_network(g[:, None]), z)[:, 0].contiguous() for name, g in self.grey.items()}
+            with written_beside(path) as part:
+                save_file(images, part)
+
+    def draw(self, out: Path):
+        moments = {int(path.stem): load_file(path) for path in sorted(self.folder.glob("*.safetensors"))}
+        for name, grey in self.grey.items():
+            columns = {f"iteration {n}": to_hounsfield((i[name] + 1) / 2, self.model.preset.hu_range) for n, i in moments.items()}
+            if name == "strip":
+                columns["original"] = self.slices.hounsfield[self.chosen].float()
+            columns["style"] = self.style.hounsfield.expand(len(grey), -1, -1)
+            indices = sum((grey == value).to(torch.uint8) * n for n, value in enumerate(segment_values().values()))
+            draw_strip(indices, columns, out / f"{name}.png")
+
+
+def sample_slices(image_size: int, count: int = 3) -> torch.Tensor:
+    """Grey values (count, size, size) of slices of the bundled sample segmentation, framed as for training."""
+    sample = read_segmentation(RESOURCES / "Samples" / "thorax.seg.nrrd")
+    axes = sample.geometry.anatomical_axes
+    columns, rows, _ = sample.geometry.reordered(*axes).spacing
+    grey = reorder(grey_values(sample.array, understand(sample.segments)), *axes)
+    chosen = [round((n + 1) / (count + 1) * (len(grey) - 1)) for n in range(count)]
+    return frame(grey[chosen], (rows, columns), image_size, labels=True)
+
+
+def _export(model: StyleGAN, style: StyleImage, slices: StyleSlices, done: int, out: Path):
+    """The generator alone, as a model file with its card, for ``ctsynthesis generate --model``."""
+    # batch norm's counters say nothing that inference needs, and float16 cannot hold them
+    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
+    modelstore.save_model(
+        out,
+        weights,
+        name="krishna2019",
+        title="Krishna & Mueller 2019",
+        kind="krishna2019",
+        version=f"{done} iterations",
+        description=f"Style of {style.name}, as published: whole 512 × 512 slices, one at a time. Style features: {model.features.name}.",
+        network={"generator": asdict(model.generator.config), "image_size": model.preset.image_size, "style": style.name,
+                 "features": model.features.name, "preset": asdict(replace(model.preset))},
+        hu_map={"range": list(model.preset.hu_range)},
+        training_data=[f"{case}: {count} slices" for case, count in slices.slices_of.items()],
+        limits=["One style, that of its style image.", "Slices do not know their neighbours."],
+    )  # fmt: skip
