@@ -186,7 +186,7 @@ def train(data, out, *, recipe: StyleEncoderRecipe | None = None, iterations=Non
 
 
 def export(out, folder, cases: list[Case], recipe: StyleEncoderRecipe, **card) -> ModelCard:
-    """Write the latest checkpoint in ``out`` into ``folder`` as a model file with its card: batch norm folded in, activations normalised."""
+    """Write the latest checkpoint in ``out`` into ``folder`` as a model file: batch norm folded in, activations normalised."""
     trained = with_batch_norm(VGG19(recipe.width))
     trained.load_state_dict({name.removeprefix("vgg."): w for name, w in load_weights(out).items() if name.startswith("vgg.")})
     batches = CaseSlices(cases, recipe)
