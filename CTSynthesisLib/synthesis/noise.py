@@ -34,7 +34,7 @@ def lattice_noise(seed: int, start, shape, *, device="cpu") -> torch.Tensor:
     begin = (start[0] - 1, start[1] // CELL - 2, start[2] // CELL - 2)
     coarse = white_noise(seed, _COARSE, begin, (shape[0] + 2, *cells), device)
     coarse = (coarse[1:-1] + 0.5 * (coarse[:-2] + coarse[2:])) * 1.5**-0.5
-    coarse = _interpolate(_binomial(coarse, (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)))[:, : shape[1], : shape[2]]
+    coarse = interpolated(_binomial(coarse, (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)))[:, : shape[1], : shape[2]]
     # interpolation between lattice points takes some of the spread away
     return torch.cat([bands[1:-1].transpose(0, 1), shared.transpose(0, 1), coarse[None] * 1.07])
 
@@ -91,7 +91,7 @@ def _binomial(x, taps):
     return x[:, 0] / float(kernel.square().sum())
 
 
-def _interpolate(x):
+def interpolated(x):
     """Linear interpolation from cells to pixels, exactly: lattice point c lies on pixel c·CELL."""
     weight = torch.arange(CELL, device=x.device) / CELL
     x = x[:, :-1, None] + (x[:, 1:, None] - x[:, :-1, None]) * weight[:, None]  # (k, cells, CELL, cells)

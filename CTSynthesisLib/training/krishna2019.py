@@ -37,8 +37,8 @@ class Krishna2019:
     learning_rate_G: float = 2e-4  # Adam; rate and momenta not given: DCGAN's, its reference 5
     betas: tuple[float, float] = (0.5, 0.999)
     learning_rate_D: float = 2e-3  # plain SGD; not given, ours
-    style_weight: float = 3e-4  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 are of one size on our encoder
-    content_weight: float = 2.0
+    style_weight: float = 1.0  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 weigh alike on our encoder
+    content_weight: float = 1.0
     variation_weight: float = 1e-4
     filters: int = 64  # not given; DCGAN
     hu_range: tuple[float, float] = (-1000.0, 1000.0)  # that is -1..1; not given, fixed, never per image

@@ -1,0 +1,148 @@
+"""The slow path: the image itself is optimised against the losses of paper 001, starting from the fast result.
+
+Style is equation 6 over a slab of slices together, each Gram matrix divided by the segment's area and each term by the reference's own, so
+that layers and organs of any size weigh alike; content is equation 7 against the fast result. Volume coherence: what is changed must be
+alike in neighbouring slices, also across slabs. Voxels beyond the styled structures' margin are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
+from ..volume import LabelMap, reorder, restore
+from .mask_cgan import compute_dtype
+from .style_features import StyleFeatures, load_features, mask_at, normalised_gram
+from .style_reference import FEWEST_VOXELS, Chosen, Reference, slabs_of
+
+SLAB = 4  # slices that are optimised together
+RATE = 1.0  # HU a step, Adam
+CONTENT_WEIGHT, COHERENCE_WEIGHT = 0.1, 0.5
+MARGIN = 16  # pixels around the styled structures that the network sees
+REFERENCE_SLICES = 12
+GRADIENT_SPREAD = 20.0  # HU: changes are measured in it
+
+
+def refine(
+    hu: np.ndarray,
+    labelmap: LabelMap,
+    chosen: tuple[Chosen, ...],
+    reference: Reference,
+    *,
+    steps: int,
+    between: Callable[[float], None] | None = None,
+    features: StyleFeatures | None = None,
+) -> np.ndarray:
+    """``hu`` (k, j, i) after ``steps`` steps for each slab, int16. ``between(fraction)`` is called after each step and may raise."""
+    features = features or load_features()
+    geometry = labelmap.geometry
+    axes, flips = geometry.anatomical_axes
+    image = np.ascontiguousarray(reorder(hu, axes, flips)).astype(np.float32)
+    labels = np.ascontiguousarray(reorder(labelmap.array, axes, flips))
+    targets = target_grams(features, reference, {one.values for one in chosen}, geometry.reordered(axes, flips).spacing)
+    chosen = [one for one in chosen if one.values in targets and one.strength > 0]
+    shown = np.flatnonzero(np.isin(labels, [one.item.segment.value for one in chosen]).any((1, 2)))
+    firsts = range(int(shown[0]), int(shown[-1]) + 1, SLAB) if len(shown) else ()
+    result, previous = image.copy(), None
+    for n, first in enumerate(firsts):
+        window = (slice(first, min(first + SLAB, int(shown[-1]) + 1)), *_box(labels[first : first + SLAB], chosen))
+
+        def tick(part, n=n):
+            if between:
+                between((n + part) / len(firsts))
+
+        before = None if previous is None else torch.from_numpy(previous[window[1:]])
+        change = _optimised(features, image[window], labels[window], chosen, targets, steps, before, tick)
+        result[window] += change
+        previous = np.zeros(image.shape[1:], np.float32)
+        previous[window[1:]] = change[-1]
+    rounded = np.where(result == image, image, np.clip(np.rint(result), -1024, 3071)).astype(np.int16)
+    return np.ascontiguousarray(restore(rounded, axes, flips))
+
+
+def target_grams(features: StyleFeatures, reference: Reference, groups, spacing) -> dict[tuple[int, ...], dict[int, torch.Tensor]]:
+    """Area-normalised Gram matrices of the reference for each group of its label values: {group: {style layer: (N, N)}}."""
+    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing)
+    chosen = np.linspace(0, len(shown.hu) - 1, min(REFERENCE_SLICES, len(shown.hu))).round().astype(int)
+    counts = {values: np.isin(shown.labels, values).sum((1, 2)) for values in groups}
+    result = {}
+    for values, count in counts.items():
+        if count.sum() < FEWEST_VOXELS:
+            continue
+        best = chosen if count[chosen].sum() > 0.2 * count.sum() else np.argsort(count)[-REFERENCE_SLICES:]
+        result[values] = grams(features, torch.from_numpy(shown.hu[best]), torch.from_numpy(np.isin(shown.labels[best], values)))
+    return result
+
+
+@torch.no_grad()
+def grams(features: StyleFeatures, hu: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Area-normalised Gram matrices {style layer: (N, N)} of slices ``hu`` (D, H, W) within ``mask`` (bool), all slices together."""
+    total: dict[int, torch.Tensor] = {}
+    area: dict[int, torch.Tensor] = {}
+    for x, m in zip(hu, mask, strict=True):
+        if m.any():
+            box = tuple(slice(max(int(s.min()) - MARGIN, 0), int(s.max()) + MARGIN + 1) for s in (m.any(1).nonzero(), m.any(0).nonzero()))
+            x, m = x[box][None, None], m[box][None, None].float()
+            for layer, f in features(x.float(), STYLE_LAYERS).items():
+                share = mask_at(m, f).sum()
+                total[layer] = total.get(layer, 0) + normalised_gram(f, m)[0] * share
+                area[layer] = area.get(layer, 0) + share
+    return {layer: total[layer] / area[layer] for layer in total}
+
+
+def gram_distance(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) -> float:
+    """Distance of area-normalised Gram matrices, the mean over layers of ‖A - B‖² / ‖B‖²: 0 for the same style."""
+    return float(np.mean([float((one[layer] - other[layer]).square().sum() / other[layer].square().sum()) for layer in other]))
+
+
+def _box(labels, chosen):
+    mask = np.isin(labels, [one.item.segment.value for one in chosen])
+    spans = (np.flatnonzero(mask.any(others)) for others in ((0, 2), (0, 1)))
+    return tuple(slice(max(int(s[0]) - MARGIN, 0), int(s[-1]) + MARGIN + 1) if len(s) else slice(0, 2 * MARGIN) for s in spans)
+
+
+def _optimised(features, fast, labels, chosen, targets, steps, previous, tick) -> np.ndarray:
+    """What is to be added to the slab ``fast`` (D, H, W)."""
+    from .organ_style import faded
+
+    fast = torch.from_numpy(fast)
+    masks = {one: torch.from_numpy(labels == one.item.segment.value).float() for one in chosen}
+    masks = {one: mask for one, mask in masks.items() if mask.sum() >= 50}
+    if not masks:
+        return np.zeros(fast.shape, np.float32)
+    weight = sum(one.strength * faded(mask) for one, mask in masks.items()).clamp(max=1)
+    change = torch.zeros_like(fast, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=RATE, betas=(0.5, 0.9))
+    precision = compute_dtype("cpu")
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        content = {layer: f.float() for layer, f in features(fast[:, None], CONTENT_LAYERS).items()}
+    for step in range(steps):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            found = features((fast + weight * change)[:, None])
+        found = {layer: f.float() for layer, f in found.items()}
+        loss = sum(_style_term(found, mask[:, None], targets[one.values]) for one, mask in masks.items()) / len(masks)
+        for layer in CONTENT_LAYERS:
+            loss = loss + CONTENT_WEIGHT * (found[layer] - content[layer]).square().sum() / content[layer].square().sum()
+        steps_between = (change[1:] - change[:-1]) / GRADIENT_SPREAD
+        loss = loss + COHERENCE_WEIGHT * (weight[1:] * steps_between.square()).sum() / weight.sum()
+        if previous is not None:
+            loss = loss + COHERENCE_WEIGHT * (weight[0] * ((change[0] - previous) / GRADIENT_SPREAD).square()).sum() / weight.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        tick((step + 1) / steps)
+    return (weight * change).detach().numpy()
+
+
+def _style_term(found, mask, target):
+    """Σ over style layers of ‖RR - SS‖² / ‖SS‖², RR the mean second moments of the slab's features within the mask."""
+    total = 0
+    for layer in STYLE_LAYERS:
+        f = found[layer]
+        share = mask_at(mask, f)
+        weighted = (f * share.sqrt()).transpose(0, 1).flatten(1)  # (N, D·h·w)
+        total = total + ((weighted @ weighted.T) / share.sum() - target[layer]).square().sum() / target[layer].square().sum()
+    return total / len(STYLE_LAYERS)

@@ -1,0 +1,219 @@
+"""From one structure's texture to another's: gains and grain by band, then a monotone map of Hounsfield units.
+
+A structure is taken apart in-plane into five octave bands (differences of Gaussians of 1 to 16 pixels, within its own mask) and what is
+left. Each band is damped where the reference has less of it, or filled up with noise that lives in the world (``noise``) where it has more;
+then a fixed monotone curve takes the distribution of HU to the reference's. Everything but the curve is a filter of finite reach, and the
+curve is a table: both are fitted before, so nothing here looks at the statistics of the image that is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .noise import CELL, interpolated, white_noise
+
+SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
+BANDS = len(SIGMAS)
+REACH = 48  # pixels to either side that a voxel depends on
+QUANTILES = np.linspace(0.01, 0.99, 50)  # beyond, the curve runs parallel to the identity
+FITTING = 3  # rounds
+COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
+_STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
+
+
+@dataclass(frozen=True)
+class Texture:
+    """What a scan shows of one structure: standard deviation (HU) and correlation of neighbouring slices by band, and quantiles of HU."""
+
+    mean: float
+    spread: float
+    bands: tuple[float, ...]
+    slice_correlation: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    voxels: int
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How a content's structure is made to look like the reference's; see :func:`fit`."""
+
+    gains: tuple[float, ...]
+    grain: tuple[float, ...]  # HU
+    slice_correlation: tuple[float, ...]
+    before: tuple[float, ...]  # the curve: HU …
+    after: tuple[float, ...]  # … and what becomes of them
+
+
+class Within:
+    """Takes slices apart within one ``mask`` (D, H, W; 0-1): blurred masks are computed once."""
+
+    def __init__(self, mask: torch.Tensor):
+        self.mask, self.small = mask, _pooled(mask)
+        self._shares = {sigma: _blurred(mask, sigma).clamp_(min=1e-4) for sigma in SIGMAS[:3]}
+        self._shares |= {sigma: _blurred(self.small, sigma / CELL).clamp_(min=1e-4) for sigma in SIGMAS[3:]}
+
+    def bands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bands (5, D, H, W) of ``x`` (D, H, W) in HU, and what is left below them; nothing outside the mask is looked at."""
+        inside = x * self.mask
+        levels = [x, *(_blurred(inside, sigma) / self._shares[sigma] for sigma in SIGMAS[:3])]
+        small = _pooled(inside)
+        for sigma in SIGMAS[3:]:
+            smooth = (_blurred(small, sigma / CELL) / self._shares[sigma])[:, None]
+            smooth = F.interpolate(smooth, scale_factor=CELL, mode="bilinear", align_corners=False)[:, 0]
+            levels.append(smooth[:, : x.shape[1], : x.shape[2]])
+        return torch.stack([a - b for a, b in zip(levels, levels[1:], strict=False)]), levels[-1]
+
+
+def interior(mask: torch.Tensor) -> torch.Tensor:
+    """``mask`` (D, H, W, bool) without its outermost pixels in-plane, whose HU say more of the neighbours than of the structure.
+
+    Where little would be left, as of vessels, the whole mask.
+    """
+    core = ~(F.max_pool2d((~mask)[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0)
+    return core if core.sum() > 0.25 * mask.sum() else mask
+
+
+def measure(x: torch.Tensor, mask: torch.Tensor, firsts=(0,)) -> Texture:
+    """The texture of slices ``x`` (D, H, W) within ``mask`` (bool); ``firsts`` are the slices whose predecessor is not their neighbour."""
+    bands, _ = Within(mask.float()).bands(x)
+    mask = interior(mask)
+    inside = x[mask].numpy()
+    pairs = mask[1:] & mask[:-1]
+    pairs[[n - 1 for n in firsts if 0 < n < len(mask)]] = False
+    across = []
+    for band in bands:
+        a, b = band[1:][pairs], band[:-1][pairs]
+        across.append(float((a * b).mean() / (0.5 * (a.square() + b.square())).mean().clamp(min=1e-6)) if pairs.any() else 0.0)
+    return Texture(
+        mean=float(inside.mean()),
+        spread=float(inside.std()),
+        bands=tuple(float(band[mask].square().mean().sqrt()) for band in bands),
+        slice_correlation=tuple(min(max(c, 0.0), 1.0) for c in across),
+        quantiles=tuple(np.quantile(inside, QUANTILES).tolist()),
+        voxels=len(inside),
+    )
+
+
+def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: int = 0) -> Transfer:
+    """The transfer that gives ``content`` (D, H, W) within ``mask`` (bool) the ``reference``'s texture.
+
+    The curve changes the bands again, so that they are fitted in a few rounds.
+    """
+    within, mask = Within(mask.float()), interior(mask)
+    bands, base = within.bands(content)
+    noise = [_grain(n, seed, (0, 0, 0), content.shape, reference.slice_correlation[n]) for n in range(BANDS)]
+    own = np.array([float(band[mask].square().mean().sqrt()) for band in bands])
+    wanted = goal = np.maximum(np.array(reference.bands), 1e-3)
+    after = np.maximum.accumulate(np.array(reference.quantiles))
+    for _ in range(FITTING):
+        gains = np.minimum(1.0, goal / np.maximum(own, 1e-3))
+        grain = np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0))
+        mixed = base + sum(g * b + n * z for g, b, n, z in zip(gains.tolist(), bands, grain.tolist(), noise, strict=True))
+        before = np.quantile(mixed[mask].numpy(), QUANTILES)
+        made, _ = within.bands(_curve(mixed, before, after))
+        found = np.array([float(band[mask].square().mean().sqrt()) for band in made])
+        goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
+    gains, grain, before, after = (tuple(figures.tolist()) for figures in (gains, grain, before, after))
+    return Transfer(gains, grain, reference.slice_correlation, before, after)
+
+
+def apply(
+    x: torch.Tensor, mask: torch.Tensor, transfer: Transfer, strength: float, *, seed: int, start=(0, 0, 0), shift: float = 0.0
+) -> torch.Tensor:
+    """Slices ``x`` (D, H, W) as the reference would show them within ``mask`` (0-1); meaningless far from it.
+
+    Parameters
+    ----------
+    strength : float
+        0 leaves ``x`` as it is, 1 is the whole transfer; between them gains and grain are reduced, and so is the curve.
+    start : (k, j, i)
+        World lattice position of the first voxel, for the noise.
+    shift : float
+        HU that this content lies above the one that ``transfer`` was fitted on.
+    """
+    bands, base = Within(mask).bands(x)
+    mixed = base
+    for n, band in enumerate(bands):
+        mixed = mixed + transfer.gains[n] ** strength * band
+        if transfer.grain[n] > 0.01:
+            mixed = mixed + strength * transfer.grain[n] * _grain(n, seed, start, x.shape, transfer.slice_correlation[n])
+    mapped = _curve(mixed - shift, np.array(transfer.before), np.array(transfer.after))
+    return mixed + strength * (mapped - mixed)
+
+
+def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray) -> torch.Tensor:
+    """``before`` → ``after``, linear between, and parallel to the identity beyond."""
+    before = np.maximum.accumulate(before) + np.arange(len(before)) * 1e-3
+    values = x.numpy()
+    y = np.interp(values, before, after)
+    y += np.minimum(values - before[0], 0) + np.maximum(values - before[-1], 0)
+    return torch.from_numpy(y.astype(np.float32))
+
+
+def _grain(band: int, seed: int, start, shape, correlation: float) -> torch.Tensor:
+    """Noise (D, H, W) of unit variance in a band, a function of (seed, lattice position); neighbouring slices correlate up to 0.8."""
+    taps, most = (np.array([0.0, 1, 2, 1, 0]), 2 / 3) if correlation <= 2 / 3 else (np.array([1.0, 4, 6, 4, 1]), 0.8)
+    shared = min(correlation / most, 1.0)
+    white = _band_noise(band, seed, _STREAM + band, (start[0] - 2, *start[1:]), (shape[0] + 4, *shape[1:]))
+    result = sum(float(w) * white[n : n + shape[0]] for n, w in enumerate(taps / np.linalg.norm(taps) * shared**0.5) if w)
+    if shared < 1:
+        result = result + (1 - shared) ** 0.5 * _band_noise(band, seed, _STREAM + BANDS + band, start, shape)
+    return result
+
+
+def _band_noise(band: int, seed: int, stream: int, start, shape) -> torch.Tensor:
+    """The band's share of white noise, each slice afresh; the two coarsest bands come from a lattice of four pixels."""
+    cell = CELL if band >= 3 else 1
+    low, high = (SIGMAS[band - 1] if band else 0.0) / cell, SIGMAS[band] / cell
+    margin = _radius(high) + 1
+    begin = [start[0], *(s // cell - margin for s in start[1:])]
+    size = [shape[0], *(-(-(s % cell + n) // cell) + 1 + 2 * margin for s, n in zip(start[1:], shape[1:], strict=True))]
+    white = white_noise(seed, stream, begin, size)
+    x = ((_blurred(white, low) if low else white) - _blurred(white, high))[:, margin:-margin, margin:-margin] / _energy(low, high)
+    if cell > 1:
+        x = interpolated(x) * COARSE_GAIN[band]
+    return x[:, start[1] % cell :, start[2] % cell :][:, : shape[1], : shape[2]]
+
+
+def _energy(low: float, high: float) -> float:
+    """Standard deviation of white noise after the band's filter."""
+    radius = _radius(high)
+    point = torch.zeros(1, 2 * radius + 1, 2 * radius + 1)
+    point[0, radius, radius] = 1
+    return float(((_blurred(point, low) if low else point) - _blurred(point, high)).square().sum().sqrt())
+
+
+def _radius(sigma: float) -> int:
+    return int(2.5 * sigma + 0.5)
+
+
+def _blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian of ``sigma`` pixels over each slice (D, H, W); zero beyond."""
+    radius = _radius(sigma)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    taps = taps / taps.sum()
+    return _summed(_summed(x, taps, 1), taps, 2)
+
+
+def _summed(x: torch.Tensor, taps: torch.Tensor, axis: int) -> torch.Tensor:
+    """Convolution along an axis; shifted sums are ten times as fast as ``conv2d`` of a single channel."""
+    radius = len(taps) // 2
+    wide = F.pad(x, (0, 0, radius, radius) if axis == 1 else (radius, radius))
+    size = x.shape[axis]
+    result = wide.narrow(axis, 0, size) * float(taps[0])
+    for n, tap in enumerate(taps[1:].tolist(), start=1):
+        result.add_(wide.narrow(axis, n, size), alpha=tap)
+    return result
+
+
+def _padded(x: torch.Tensor) -> torch.Tensor:
+    """Sides of slices brought to multiples of four."""
+    return F.pad(x, (0, -x.shape[-1] % CELL, 0, -x.shape[-2] % CELL))
+
+
+def _pooled(x: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(_padded(x)[:, None], CELL)[:, 0]
