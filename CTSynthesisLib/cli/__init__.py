@@ -12,9 +12,9 @@ import warnings
 
 from .. import __version__
 from ..errors import SynthesisFailed, UnusableInput
-from . import benchmark, demo, evaluate, generate, models, perturb, segment, structures, train
+from . import benchmark, demo, evaluate, generate, models, perturb, segment, structures, style, train
 
-COMMANDS = (demo, generate, structures, segment, perturb, train, evaluate, benchmark, models)
+COMMANDS = (demo, generate, structures, segment, perturb, style, train, evaluate, benchmark, models)
 
 
 def main(argv=None) -> int:

@@ -135,7 +135,7 @@ def choose(understood: Iterable[Understood], reference: Reference, style: Style)
         wanted = any(_is(u, name) for name in style.structures)
         if style.structures and not wanted:
             continue
-        values = () if u.structure.tissue in NO_STYLE else _counterpart(u, reference.understood)
+        values = () if u.structure.tissue in NO_STYLE else counterpart(u, reference.understood)
         if not values:
             if wanted:
                 exist = _listed(v.segment.name for v in reference.understood)
@@ -156,7 +156,7 @@ def _is(u: Understood, name: str) -> bool:
     return name.casefold() in line
 
 
-def _counterpart(u: Understood, reference: Iterable[Understood]) -> tuple[int, ...]:
+def counterpart(u: Understood, reference: Iterable[Understood]) -> tuple[int, ...]:
     reference = [v for v in reference if v.structure.tissue not in NO_STYLE]
     if u.how == "not understood":
         return ()

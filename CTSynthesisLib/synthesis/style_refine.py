@@ -94,8 +94,8 @@ def grams(features: StyleFeatures, hu: torch.Tensor, mask: torch.Tensor) -> dict
 
 
 def gram_distance(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) -> float:
-    """Distance of area-normalised Gram matrices, the mean over layers of ‖A - B‖² / ‖B‖²: 0 for the same style."""
-    return float(np.mean([float((one[layer] - other[layer]).square().sum() / other[layer].square().sum()) for layer in other]))
+    """Equation 6 for one segment, area-normalised: Σ over style layers of 1 / (4 N²) · ‖A - B‖²_F for second moments A and B."""
+    return sum(float((one[layer] - other[layer]).square().sum()) / (4 * len(other[layer]) ** 2) for layer in other)
 
 
 def _box(labels, chosen):

@@ -27,7 +27,7 @@ _STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
 
 @dataclass(frozen=True)
 class Texture:
-    """What a scan shows of one structure: standard deviation (HU) and correlation of neighbouring slices by band, and quantiles of HU."""
+    """What a scan shows of one structure: strength (HU) and correlation between slices of the grain by band, and quantiles of HU."""
 
     mean: float
     spread: float
@@ -91,7 +91,7 @@ def measure(x: torch.Tensor, mask: torch.Tensor, firsts=(0,)) -> Texture:
     return Texture(
         mean=float(inside.mean()),
         spread=float(inside.std()),
-        bands=tuple(float(band[mask].square().mean().sqrt()) for band in bands),
+        bands=tuple(_strength(band[mask]) for band in bands),
         slice_correlation=tuple(min(max(c, 0.0), 1.0) for c in across),
         quantiles=tuple(np.quantile(inside, QUANTILES).tolist()),
         voxels=len(inside),
@@ -106,7 +106,7 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
     within, mask = Within(mask.float()), interior(mask)
     bands, base = within.bands(content)
     noise = [_grain(n, seed, (0, 0, 0), content.shape, reference.slice_correlation[n]) for n in range(BANDS)]
-    own = np.array([float(band[mask].square().mean().sqrt()) for band in bands])
+    own = np.array([_strength(band[mask]) for band in bands])
     wanted = goal = np.maximum(np.array(reference.bands), 1e-3)
     after = np.maximum.accumulate(np.array(reference.quantiles))
     for _ in range(FITTING):
@@ -115,7 +115,7 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
         mixed = base + sum(g * b + n * z for g, b, n, z in zip(gains.tolist(), bands, grain.tolist(), noise, strict=True))
         before = np.quantile(mixed[mask].numpy(), QUANTILES)
         made, _ = within.bands(_curve(mixed, before, after))
-        found = np.array([float(band[mask].square().mean().sqrt()) for band in made])
+        found = np.array([_strength(band[mask]) for band in made])
         goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
     gains, grain, before, after = (tuple(figures.tolist()) for figures in (gains, grain, before, after))
     return Transfer(gains, grain, reference.slice_correlation, before, after)
@@ -143,6 +143,11 @@ def apply(
             mixed = mixed + strength * transfer.grain[n] * _grain(n, seed, start, x.shape, transfer.slice_correlation[n])
     mapped = _curve(mixed - shift, np.array(transfer.before), np.array(transfer.after))
     return mixed + strength * (mapped - mixed)
+
+
+def _strength(band: torch.Tensor) -> float:
+    """Standard deviation of the grain, from the median of its size: borders and whatever else is rare do not count as grain."""
+    return 1.4826 * float(band.abs().median())
 
 
 def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray) -> torch.Tensor:

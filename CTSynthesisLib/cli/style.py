@@ -1,0 +1,92 @@
+"""Give a CT or a synthetic CT the look of another scan, structure by structure.
+
+With --segmentation alone, a CT of that anatomy is generated and styled; with --content, that CT is restyled, and every voxel outside the
+chosen structures and a margin of one pixel keeps its value. A structure takes the style of the same one in the reference.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from ..errors import UnusableInput
+from . import request as flags
+from .generate import INPUT_HELP, VOLUME_ENDINGS, progress_line
+from .outputs import Outputs
+
+
+def add_arguments(parser):
+    parser.add_argument("--style", metavar="CT", required=True, help="the reference: volume file or DICOM series folder")
+    parser.add_argument("--style-segmentation", metavar="SEG", help="its segmentation (default: its tissue regions, found by `segment`)")
+    parser.add_argument("--segmentation", metavar="SEG", help="the content's anatomy: " + INPUT_HELP)
+    parser.add_argument("--content", metavar="CT", help="restyle this CT instead of generating one")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="volume to write: " + ", ".join(VOLUME_ENDINGS))
+    parser.add_argument("--structures", metavar="A,B", help="segments or structures to style (default: all that the reference shows)")
+    parser.add_argument(
+        "--strength", metavar="S|A=S,B=S", default="1", help="from 0 (content) to 1 (style), for all or for single structures (default: 1)"
+    )
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="slow path: optimise each slab so long (default: 0)")
+    parser.add_argument("--preview", metavar="FILE.png", help="also write a picture: content, style and result, and structures enlarged")
+    flags.add_label_arguments(parser)
+    flags.add_request_arguments(parser)
+
+
+def run(args):
+    from ..files import read_segmentation, read_volume, write_volume
+    from . import note
+
+    if not args.segmentation and not args.content:
+        raise UnusableInput("There is nothing to style: give the content with --segmentation SEG, or --content CT, or both.")
+    request = flags.request_from(args)
+    table, names = flags.labels_from(args)
+    started = time.perf_counter()
+    from ..synthesis.organ_style import margin_mm, style_ct, style_segmentation  # torch: only now
+    from ..synthesis.style_reference import Style, reference_of
+
+    structures = tuple(part.strip() for part in (args.structures or "").split(",") if part.strip())
+    style = Style(structures, *strengths(args.strength), args.refine)
+    scan = read_volume(args.style)
+    drawn = read_segmentation(args.style_segmentation, reference=args.style) if args.style_segmentation else None
+    labelmap = read_segmentation(args.segmentation, labels=table, reference=args.content) if args.segmentation else None
+    content = read_volume(args.content) if args.content else None
+    with Outputs() as outputs:
+        path = outputs.file(args.output, VOLUME_ENDINGS)
+        picture = outputs.file(args.preview, (".png",)) if args.preview else None
+        reference = reference_of(scan, args.style, drawn)
+        if content is None:
+            result, plain = style_segmentation(labelmap, reference, request, style, names=names, progress=progress_line())
+            volume, sentences = result.volume, result.assumptions
+        else:
+            volume, sentences = style_ct(
+                content, reference, style, labelmap=labelmap, names=names, seed=request.seed, progress=progress_line()
+            )
+            plain = content
+        write_volume(volume, path)
+        if picture:
+            from ..evaluation.style_picture import style_picture
+
+            style_picture(plain, reference, volume, labelmap, picture)
+    note(labelmap or volume, sentences)
+    facts = json.loads(volume.metadata["CTSynthesis.Style"])
+    for name, strength in facts["strength"].items():
+        print(f"{name:<32} strength {strength:g}")
+    print(f"\n{args.output}: style of {args.style}; nothing changed farther than {margin_mm(volume.geometry):.2f} mm from these "
+          f"structures, {time.perf_counter() - started:.1f} s")  # fmt: skip
+
+
+def strengths(text: str) -> tuple[float, dict[str, float] | None]:
+    """``"0.5"`` → (0.5, None); ``"lungs=0.5,bone=1"`` → (1.0, {"lungs": 0.5, "bone": 1.0})."""
+    single = {}
+    common = 1.0
+    for part in text.split(","):
+        name, equals, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise UnusableInput(f"'--strength {text}' is not a strength; write a number from 0 to 1, or names with one, as in "
+                                "lungs=0.5,bone=1.") from None  # fmt: skip
+        if equals:
+            single[name.strip()] = value
+        else:
+            common = value
+    return common, single or None
