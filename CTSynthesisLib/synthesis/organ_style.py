@@ -20,11 +20,14 @@ from ..anatomy import understand
 from ..regions import segment_regions
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder, restore
 from .generate import Cancelled, Result, generate
+from .noise import CELL
 from .request import FILLED, Request
 from .style_reference import FEWEST_VOXELS, Chosen, Reference, Slabs, Style, check_hounsfield, choose, on_grid_of, slabs_of
-from .texture_transfer import REACH, Texture, Transfer, apply, fit, measure
+from .texture_transfer import Texture, Transfer, apply, fit, measure
 
 AT_ONCE = 16  # slices that are restyled together
+FADE = 2  # pixels around a structure that are read
+FITTED = 8  # slices that a transfer is fitted on
 
 
 # ------------------------------------------------------------------------------------------------------------ the two ways
@@ -92,18 +95,21 @@ def style_ct(
     chosen, more = choose([u for u in understand(labelmap.segments, names=names) if u.segment.value in present], reference, style)
     last = 0.5 if style.refine else 0.97
     tick = _ticks(report, stop, 0.0, 0.4 * last, "measuring the style")
+    textures: dict[tuple[int, ...], Texture | None] = {}
     spacing = content.geometry.reordered(*content.geometry.anatomical_axes).spacing
     shown = slabs_of(reference.scan, reference.labelmap, {one.values for one in chosen}, spacing)
     own = slabs_of(content, labelmap, {(one.item.segment.value,) for one in chosen}, spacing)
     transfers = []
     for n, one in enumerate(chosen):
         tick(n / len(chosen))
-        texture = texture_of(shown, one.values, spacing[2])
+        if one.values not in textures:
+            textures[one.values] = texture_of(shown, one.values, spacing[2])
+        texture = textures[one.values]
         mask = torch.from_numpy(own.labels == one.item.segment.value)
         if texture is None or mask.sum() < FEWEST_VOXELS:
             sentences.append(f"Too little of {one.item.segment.name} is shown to restyle it; it stays as it is.")
         else:
-            transfers.append((one, fit(*_boxed(torch.from_numpy(own.hu), mask), texture, seed=seed + 1), 0.0))
+            transfers.append((one, fit(*_most(torch.from_numpy(own.hu), mask), texture, seed=seed + 1), 0.0))
     hu = restyle(content, labelmap, transfers, seed=seed, between=_ticks(report, stop, 0.4 * last, last, "styling"))
     if style.refine:
         hu = _refined(hu, labelmap, chosen, reference, style, _ticks(report, stop, last, 0.97, "refining"))
@@ -125,15 +131,18 @@ def restyle(volume: Volume, labelmap: LabelMap, transfers, *, seed: int, between
     labels = reorder(labelmap.array, axes, flips)
     origin = volume.geometry.reordered(axes, flips).lattice_origin()
     change = np.zeros(original.shape, np.float32)
-    for n, (one, transfer, shift) in enumerate(transfers):
-        for box in _boxes(labels == one.item.segment.value):
-            x = torch.from_numpy(original[box].astype(np.float32))
-            mask = torch.from_numpy((labels[box] == one.item.segment.value).astype(np.float32))
+    alike: dict[tuple, list[int]] = {}
+    for one, transfer, shift in transfers:
+        alike.setdefault((transfer, one.strength, shift), []).append(one.item.segment.value)
+    for n, ((transfer, strength, shift), values) in enumerate(alike.items()):
+        inside = np.isin(labels, values)
+        for box in _boxes(inside, origin):
+            x, mask = (torch.from_numpy(a[box].astype(np.float32)) for a in (original, inside))
             start = [o + s.start for o, s in zip(origin, box, strict=True)]
-            y = apply(x, mask, transfer, one.strength, seed=seed, start=start, shift=shift)
+            y = apply(x, mask, transfer, strength, seed=seed, start=start, shift=shift)
             change[box] += (faded(mask) * (y - x)).numpy()
         if between:
-            between((n + 1) / len(transfers))
+            between((n + 1) / len(alike))
     styled = np.clip(np.rint(original + change), -1024, 3071).astype(np.int16)
     result = np.where(change == 0, original, styled).astype(np.int16)
     return np.ascontiguousarray(restore(result, axes, flips))
@@ -146,25 +155,32 @@ def faded(mask: torch.Tensor) -> torch.Tensor:
     return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
 
 
-def _boxes(mask: np.ndarray):
-    """Boxes of at most ``AT_ONCE`` slices that hold the mask and the reach of the filters around it."""
+def _boxes(mask: np.ndarray, origin):
+    """Boxes of at most ``AT_ONCE`` slices that hold the mask and the pixels into which it fades; they begin on the lattice of the bands."""
     shown = np.flatnonzero(mask.any((1, 2)))
     if not len(shown):
         return
     for first in range(int(shown[0]), int(shown[-1]) + 1, AT_ONCE):
         part = mask[first : min(first + AT_ONCE, int(shown[-1]) + 1)]
         if part.any():
-            yield (slice(first, first + len(part)), *_window(part))
+            yield (slice(first, first + len(part)), *_window(part, origin))
 
 
-def _window(mask: np.ndarray) -> tuple[slice, slice]:
-    spans = (np.flatnonzero(mask.any(axes)) for axes in ((0, 2), (0, 1)))
-    return tuple(slice(max(int(s[0]) - REACH, 0), min(int(s[-1]) + REACH + 1, n)) for s, n in zip(spans, mask.shape[1:], strict=True))
+def _window(mask: np.ndarray, origin=(0, 0, 0)) -> tuple[slice, slice]:
+    spans = [np.flatnonzero(mask.any(axes)) for axes in ((0, 2), (0, 1))]
+    starts = [(int(s[0]) - FADE + o) // CELL * CELL - o for s, o in zip(spans, origin[1:], strict=True)]
+    return tuple(slice(max(a, 0), min(int(s[-1]) + FADE + 1, n)) for a, s, n in zip(starts, spans, mask.shape[1:], strict=True))
+
+
+def _most(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The part of the ``FITTED`` slices that show most of the mask."""
+    chosen = mask.sum((1, 2)).argsort(descending=True)[:FITTED].sort().values
+    return _boxed(x[chosen], mask[chosen])
 
 
 def _boxed(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     window = (slice(None), *_window(mask.numpy()))
-    return x[window], mask[window]
+    return x[window].contiguous(), mask[window].contiguous()
 
 
 # ------------------------------------------------------------------------------------------------------------ fitted beforehand
@@ -203,7 +219,7 @@ def _calibrated(chosen, reference: Reference, request: Request, geometry: Geomet
         if one.values not in transfers:
             texture = texture_of(shown, one.values, spacing[2])
             mask = torch.from_numpy(np.isin(shown.labels, one.values))
-            transfers[one.values] = texture and fit(*_boxed(content, mask), texture, seed=request.seed + 1)
+            transfers[one.values] = texture and fit(*_most(content, mask), texture, seed=request.seed + 1)
         if transfers[one.values]:
             result.append((one, transfers[one.values], one.item.mean_hu - told[one.values[0]]))
     return result

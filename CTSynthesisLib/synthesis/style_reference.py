@@ -117,7 +117,7 @@ def choose(understood: Iterable[Understood], reference: Reference, style: Style)
     """Which segments are styled after what, and sentences on those that cannot be.
 
     A structure takes the style of the same structure in the reference or of its parts, else of the nearest that it is part of, else of the
-    tissue region that stands for its kind.
+    tissue region that stands for its kind. Structures that the anatomy table does not tell apart, such as ribs, share a style.
 
     Raises
     ------
@@ -161,6 +161,7 @@ def counterpart(u: Understood, reference: Iterable[Understood]) -> tuple[int, ..
     if u.how == "not understood":
         return ()
     line = [u.structure, *(a for a in ancestors(u.structure) if a.tissue is u.structure.tissue)]
+    line = [s for s in line[1:] if s.hu == u.structure.hu][-1:] + line  # a rib is styled after the ribs: the table knows no difference
     names = [*(s.name for s in line), STANDS_FOR.get(u.structure.tissue, "")]
     for name in names:
         found = [v for v in reference if v.structure.name == name or name in (a.name for a in ancestors(v.structure))]
@@ -201,14 +202,16 @@ def slabs_of(scan: Volume, labelmap: LabelMap, groups: Iterable[tuple[int, ...]]
     axes, flips = scan.geometry.anatomical_axes
     axial = scan.geometry.reordered(axes, flips)
     hu, labels = reorder(scan.array, axes, flips), reorder(labelmap.array, axes, flips)
-    counts = np.stack([np.isin(labels, values).sum((1, 2)) for values in groups])  # (groups, slices)
+    values = int(labels.max()) + 1
+    each = np.stack([np.bincount(one.ravel(), minlength=values) for one in labels], 1)  # (label values, slices)
+    counts = np.stack([each[[v for v in group if v < values]].sum(0) for group in groups])  # (groups, slices)
     depth = min(SLAB, len(labels))
     shown = np.flatnonzero(counts.any(0))
     last = max(int(shown[-1]) + 1 - depth, int(shown[0]))
     firsts = np.linspace(shown[0], last, SLABS + 2)[1:-1].round().astype(int).tolist() if last - shown[0] > SLABS * depth else [
         *range(int(shown[0]), last + 1, depth)]  # fmt: skip
     for count in counts:
-        if sum(count[f : f + depth].sum() for f in firsts) < min(20 * FEWEST_VOXELS, 0.5 * count.sum()):
+        if sum(count[f : f + depth].sum() for f in firsts) < min(3 * FEWEST_VOXELS, 0.5 * count.sum()):
             best = np.convolve(count, np.ones(depth, int), mode="valid").argmax()
             firsts = [*(f for f in firsts if abs(f - best) >= depth), int(best)]
     parts = []

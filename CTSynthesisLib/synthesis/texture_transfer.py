@@ -18,7 +18,6 @@ from .noise import CELL, interpolated, white_noise
 
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
 BANDS = len(SIGMAS)
-REACH = 48  # pixels to either side that a voxel depends on
 QUANTILES = np.linspace(0.01, 0.99, 50)  # beyond, the curve runs parallel to the identity
 FITTING = 3  # rounds
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
