@@ -33,6 +33,9 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the model and the noise (default: 0)")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where the network runs (default: auto)")
     parser.add_argument("--audit", action="store_true", help="also compare the model's volumes with all training scans: does it copy?")
+    parser.add_argument("--style", action="store_true", help="measure organ-wise style instead: each case in the style of each")
+    parser.add_argument("--slices", type=int, default=16, metavar="N", help="--style: slices of each content (default: 16)")
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="--style: also the slow path, so many steps (default: 0)")
     parser.add_argument("--inception", metavar="FILE", help="weights of the usual Inception network, for its Fréchet distance")
 
 
@@ -47,6 +50,9 @@ def run(args):
     if args.device not in DEVICES:
         raise UnusableInput(f"'{args.device}' is not a device; choose one of {', '.join(DEVICES)}.")
     out = Path(args.output)
+    if args.style:
+        _style(args, out)
+        return
     plan = Plan(
         data=Path(args.data), out=out, model=args.model, cases=tuple(args.cases), conditions=tuple(args.conditions),
         modes=tuple(args.modes), rows=tuple(args.rows), seed=args.seed, training=Path(args.training) if args.training else None,
@@ -61,6 +67,16 @@ def run(args):
               file=sys.stderr)  # fmt: skip
     evaluate(plan, report=lambda line: print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout, flush=True))
     print(f"\n{out / 'evaluation.md'}: the table; {out / 'evaluation.json'}: every figure; {out / 'pictures'}: real above synthetic")
+
+
+def _style(args, out: Path):
+    from ..evaluation.style_evaluation import StylePlan, evaluate_style
+
+    if args.slices < 6:
+        raise UnusableInput(f"--slices {args.slices} are too few to measure; give at least 6.")
+    plan = StylePlan(Path(args.data), out, tuple(args.cases), args.slices, args.refine, args.seed, args.device)
+    evaluate_style(plan, report=lambda line: print(line, flush=True))
+    print(f"\n{out / 'style.json'}: every figure")
 
 
 def _would_be_committed(folder: Path) -> bool:

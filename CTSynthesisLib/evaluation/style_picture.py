@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..anatomy import Tissue, understand
 from ..files.beside import written_beside
@@ -13,7 +14,7 @@ from ..volume import LabelMap, Volume, reorder
 
 WINDOWS = {Tissue.LUNG: (-1100.0, -400.0), Tissue.BONE: (-200.0, 900.0), Tissue.GAS: (-1100.0, -400.0)}
 SOFT = (-160.0, 240.0)  # HU
-SIDE, DETAIL = 420, 200  # pixels of a whole slice and of an enlarged structure
+SIDE, DETAIL = 420, 240  # pixels of a whole slice and of an enlarged structure
 MOST = 6  # structures
 REACH = 30.0  # mm that an enlarged structure shows to either side of its centre
 INK = (60, 60, 60)
@@ -43,9 +44,10 @@ def style_picture(content: Volume, reference, result: Volume, labelmap: LabelMap
             top = 28 + SIDE + row * (DETAIL + 22)
             own = other if axial is theirs else values
             cut = axial.cut(volume, own, axial.best([own]))
-            sheet.paste(Image.fromarray(_grey(cut, name[1])).resize((DETAIL, DETAIL), Image.Resampling.LANCZOS), (left + 110, top + 22))
+            detail = Image.fromarray(_grey(cut, name[1])).resize((DETAIL, DETAIL), Image.Resampling.LANCZOS)
+            sheet.paste(detail, (left + (SIDE - DETAIL) // 2, top + 22))
             if n == 0:
-                pen.text((4, top + 22 + DETAIL / 2), name[0].replace("_", " ")[:16], INK, font, anchor="lm")
+                pen.text((4, top + 11), name[0].replace("_", " "), INK, font, anchor="lm")
     path = Path(path)
     with written_beside(path) as part:
         sheet.save(part, format="PNG", optimize=True)
@@ -88,11 +90,11 @@ class _Axial:
         return reorder(volume.array, self.axes, self.flips)[k]
 
     def cut(self, volume: Volume, values, k: int) -> np.ndarray:
-        """About the centre of the structure's part in slice ``k``: 2 · REACH mm a side."""
+        """About the place deepest inside the structure in slice ``k``: 2 · REACH mm a side."""
         inside = np.isin(self.labels[k], values)
-        rows, columns = np.nonzero(inside)
-        middle = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
-        at = rows[middle], columns[middle]
+        image = sitk.GetImageFromArray(np.pad(inside, 1).astype(np.uint8))
+        depth = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False))[1:-1, 1:-1]
+        at = np.unravel_index(int(depth.argmax()), depth.shape)
         half = [max(int(REACH / s), 4) for s in self.spacing]
         padded = np.pad(self.slice(volume, k), [(h, h) for h in half], constant_values=-1000)
         return padded[at[0] : at[0] + 2 * half[0], at[1] : at[1] + 2 * half[1]]
