@@ -98,7 +98,7 @@ def _pair(scan: Volume, regions: LabelMap, reference: Reference, request: Reques
     of_style = time.perf_counter() - started
     chosen, _ = choose(styled.understood, reference, Style())
     rows = _distances(regions, chosen, reference, features, plain=plain.array, styled=styled.volume.array, real=scan.array)
-    before, after = (dice(resegment(volume), regions) for volume in (plain, styled.volume))
+    before, after, truth = (dice(resegment(volume), regions) for volume in (plain, styled.volume, scan))
     counted = [name for name, value in before.items() if value >= COUNTS_FROM]
     body = regions.array > 0
     along = [neighbour_change(v.array, m) for v, m in ((styled.volume, body), (reference.scan, reference.labelmap.array > 0))]
@@ -106,6 +106,7 @@ def _pair(scan: Volume, regions: LabelMap, reference: Reference, request: Reques
     return rows, {
         "dice_fall_mean": float(np.mean([before[n] - after[n] for n in counted])) if counted else float("nan"),
         "dice_fall_most": max((before[n] - after[n] for n in counted), default=float("nan")),
+        "dice_fall_of_the_real": float(np.mean([before[n] - truth[n] for n in counted])) if counted else float("nan"),
         "slice_change_over_reference": coherence[0] / coherence[1],
         "seconds_generate": of_generate,
         "seconds_style": of_style,

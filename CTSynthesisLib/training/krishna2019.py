@@ -34,12 +34,12 @@ class Krishna2019:
     image_size: int = 512
     epochs: int = 100
     noise: int = 200  # dimensions of z
-    learning_rate_G: float = 2e-4  # Adam; rate and momenta not given: DCGAN's, its reference 5
+    learning_rate_G: float = 5e-4  # Adam; not given: twice and a half DCGAN's (its reference 5), whose momenta these are
     betas: tuple[float, float] = (0.5, 0.999)
     learning_rate_D: float = 2e-4  # plain SGD; not given, ours: ten times that, and D is sure of itself within 40 iterations
-    style_weight: float = 1.0  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 weigh alike on our encoder
-    content_weight: float = 1.0
-    variation_weight: float = 1e-4
+    style_weight: float = 10.0  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 weigh alike on our encoder
+    content_weight: float = 50.0
+    variation_weight: float = 1e-3
     filters: int = 32  # not given; half of what DCGAN has, so that an hour on a small GPU is enough
     hu_range: tuple[float, float] = (-1000.0, 1000.0)  # that is -1..1; not given, fixed, never per image
     slices_per_case: int = 2  # "1-2 images from a similar anatomical position of each patient"
