@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -261,14 +262,15 @@ class _Strips:
             draw_strip(indices, columns, out / f"{name}.png")
 
 
+@lru_cache(maxsize=1)
 def sample_slices(image_size: int, count: int = 3) -> torch.Tensor:
     """Grey values (count, size, size) of slices of the bundled sample segmentation, framed as for training."""
     sample = read_segmentation(RESOURCES / "Samples" / "thorax.seg.nrrd")
     axes = sample.geometry.anatomical_axes
     columns, rows, _ = sample.geometry.reordered(*axes).spacing
-    grey = reorder(grey_values(sample.array, understand(sample.segments)), *axes)
-    chosen = [round((n + 1) / (count + 1) * (len(grey) - 1)) for n in range(count)]
-    return frame(grey[chosen], (rows, columns), image_size, labels=True)
+    labels = reorder(sample.array, *axes)
+    chosen = [round((n + 1) / (count + 1) * (len(labels) - 1)) for n in range(count)]
+    return frame(grey_values(labels[chosen], understand(sample.segments)), (rows, columns), image_size, labels=True)
 
 
 def _export(model: StyleGAN, style: StyleImage, slices: StyleSlices, done: int, out: Path):

@@ -1,0 +1,224 @@
+"""Organ-wise style through its doors: what changes, what must not, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.synthesis.generate import Cancelled, generate
+from CTSynthesisLib.synthesis.organ_style import margin_mm, restyle, style_ct, style_segmentation
+from CTSynthesisLib.synthesis.request import Request
+from CTSynthesisLib.synthesis.style_features import load_features
+from CTSynthesisLib.synthesis.style_reference import Style, choose, reference_of
+from CTSynthesisLib.synthesis.style_refine import gram_distance, grams, refine
+from CTSynthesisLib.synthesis.texture_transfer import Transfer, apply, fit, measure
+from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
+from Testing.phantom import hounsfield, thorax
+
+OLD = {"body": 20, "lung_left": -850, "lung_right": -850, "heart": 45, "aorta": 40, "vertebrae": 250}
+NEW = {"body": 20, "lung_left": -780, "lung_right": -780, "heart": 180, "aorta": 220, "vertebrae": 350}
+SHAPE, SPACING = (8, 72, 84), (3.0, 3.0, 4.0)
+
+
+def phantom(values, noise, shape=SHAPE, spacing=SPACING):
+    labelmap = thorax(shape, spacing)
+    return Volume(hounsfield(labelmap, values, noise), labelmap.geometry), labelmap
+
+
+@pytest.fixture(scope="module")
+def content():
+    return phantom(OLD, 10.0)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return reference_of(*_named(phantom(NEW, 30.0, (10, 80, 90))))
+
+
+def _named(pair):
+    return pair[0], "the reference", pair[1]
+
+
+def inside(labelmap, *names):
+    return np.isin(labelmap.array, [s.value for s in labelmap.segments if s.name in names])
+
+
+def one_pixel_more(mask):
+    """The mask and its in-plane neighbours, diagonals included: the stated margin."""
+    return np.logical_or.reduce([np.roll(mask, (dj, di), (1, 2)) for dj in (-1, 0, 1) for di in (-1, 0, 1)])
+
+
+# -- the texture itself ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_texture_becomes_the_references_in_mean_spread_spectrum_and_between_slices():
+    g = torch.Generator().manual_seed(2)
+    content = torch.randn(8, 96, 96, generator=g) * 10 + 40
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(10, 1, 108, 108, generator=g), 5, 1)[:, 0, 4:100, 4:100] * 100
+    target = (smooth[:-2] + 2 * smooth[1:-1] + smooth[2:]) / 6**0.5 - 700
+    mask = torch.zeros(8, 96, 96, dtype=torch.bool)
+    mask[:, 8:90, 10:88] = True
+    wanted = measure(target, mask)
+    found = measure(apply(content, mask.float(), fit(content, mask, wanted), 1.0, seed=9), mask)
+    assert found.mean == pytest.approx(wanted.mean, abs=3) and found.spread == pytest.approx(wanted.spread, rel=0.1)
+    assert found.bands == pytest.approx(wanted.bands, rel=0.2)
+    assert found.slice_correlation[1] == pytest.approx(wanted.slice_correlation[1], abs=0.12)
+
+
+def test_strength_runs_from_the_content_to_the_style():
+    x = torch.randn(4, 40, 40, generator=torch.Generator().manual_seed(1)) * 10
+    mask = torch.ones(4, 40, 40)
+    transfer = Transfer((1.0,) * 5, (0.0,) * 5, (0.0,) * 5, (-20.0, 20.0), (80.0, 120.0))
+    none, half, whole = (apply(x, mask, transfer, strength, seed=0) for strength in (0.0, 0.5, 1.0))
+    assert torch.allclose(none, x, atol=1e-3)
+    assert (half - x).mean() == pytest.approx(50, abs=0.1) and (whole - x).mean() == pytest.approx(100, abs=0.1)
+
+
+def test_grain_lives_in_the_world_so_a_crop_keeps_it():
+    geometry = Geometry.from_spacing((6, 60, 60), (1.0, 1.0, 2.0))
+    array = np.ones((6, 60, 60), np.uint16)
+    labelmap = LabelMap(array, geometry, (Segment(1, "liver"),))
+    volume = Volume(np.full(array.shape, 50, np.int16), geometry)
+    ref = reference_of(*_named(phantom(NEW, 30.0)))
+    chosen = choose(_understood(replace(labelmap, segments=(Segment(1, "heart"),))), ref, Style())[0][0]
+    grainy = Transfer((1.0,) * 5, (10.0, 0, 0, 6.0, 0), (0.0,) * 5, (0.0, 100.0), (0.0, 100.0))
+    whole = restyle(volume, labelmap, [(chosen, grainy, 0.0)], seed=3)
+    corner = (2, 9, 13)
+    part = tuple(slice(c, c + 40 if n else 6) for n, c in enumerate(corner))
+    shape = whole[part].shape
+    small = geometry.crop(corner, shape)
+    cropped = restyle(Volume(volume.array[part], small), LabelMap(array[part], small, labelmap.segments), [(chosen, grainy, 0.0)], seed=3)
+    assert whole.std() > 8
+    assert np.abs(cropped[:, 1:-1, 1:-1].astype(int) - whole[part][:, 1:-1, 1:-1]).mean() < 1.5  # coarse bands feel the mask's edge
+
+
+def _understood(labelmap):
+    from CTSynthesisLib.anatomy import understand
+
+    return understand(labelmap.segments)
+
+
+# -- from a CT ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_of_a_ct_only_the_chosen_structures_and_one_pixel_change(content, reference):
+    scan, labelmap = content
+    result, sentences = style_ct(scan, reference, Style(structures=("heart",)), labelmap=labelmap)
+    heart = inside(labelmap, "heart")
+    near = one_pixel_more(heart)
+    assert (result.array[~near] == scan.array[~near]).all() and result.array.dtype == np.int16
+    assert margin_mm(labelmap.geometry) == pytest.approx(3 * 2**0.5)
+    core = heart & ~inside(labelmap, "aorta")
+    assert np.median(result.array[core]) == pytest.approx(180, abs=10)
+    assert result.array[core].std() == pytest.approx(30, rel=0.35)
+    assert np.abs(result.array.astype(int) - scan.array)[(labelmap.array > 0) & ~heart].mean() < 20
+    facts = json.loads(result.metadata["CTSynthesis.Style"])
+    assert facts["strength"] == {"heart": 1.0} and facts["reference"] == "the reference" and result.metadata["CTSynthesis.Synthetic"] == "1"
+
+
+def test_strengths_of_single_structures(content, reference):
+    scan, labelmap = content
+    result, _ = style_ct(scan, reference, Style(strengths={"heart": 0.5, "vertebrae": 0.0}), labelmap=labelmap)
+    assert np.median(result.array[inside(labelmap, "heart")]) == pytest.approx((45 + 180) / 2, abs=10)
+    assert (result.array == scan.array)[inside(labelmap, "vertebrae")].mean() > 0.5  # its border takes on the neighbours'
+    assert np.median(result.array[inside(labelmap, "lung_left")]) == pytest.approx(-780, abs=10)
+
+
+def test_seeds_are_variants_of_one_style(content, reference):
+    scan, labelmap = content
+    one, again, other = (style_ct(scan, reference, Style(), labelmap=labelmap, seed=seed)[0].array for seed in (1, 1, 2))
+    heart = inside(labelmap, "heart")
+    assert (one == again).all()
+    difference = (one.astype(float) - other)[heart].std() / 2**0.5
+    assert 0.3 < difference / one[heart].std() < 1.4
+
+
+def test_a_segmentation_on_another_grid_is_resampled_and_told(content, reference):
+    scan, labelmap = content
+    coarse = thorax((8, 36, 42), (6.0, 6.0, 4.0), labelmap.geometry.origin + [-1.5, -1.5, 0])
+    _, sentences = style_ct(scan, reference, Style(), labelmap=coarse)
+    assert any("resampled to the grid of the content" in s for s in sentences)
+    elsewhere = replace(labelmap, geometry=Geometry.from_spacing(SHAPE, SPACING, (5000.0, 0, 0)))
+    with pytest.raises(UnusableInput, match="does not overlap the content"):
+        style_ct(scan, reference, Style(), labelmap=elsewhere)
+
+
+# -- from a segmentation -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_segmentation_is_drawn_in_the_references_style(content, reference):
+    labelmap = content[1]
+    request = Request(seed=4, device="cpu")
+    result, plain = style_segmentation(labelmap, reference, request, Style(structures=("heart", "lung_left")))
+    assert (plain.array == generate(labelmap, request).volume.array).all()
+    heart, lung = inside(labelmap, "heart"), inside(labelmap, "lung_left")
+    assert np.median(result.volume.array[heart]) == pytest.approx(180, abs=25) and np.median(plain.array[heart]) < 90
+    assert np.median(result.volume.array[lung]) == pytest.approx(-780, abs=15)
+    far = ~one_pixel_more(heart | lung)
+    assert (result.volume.array[far] == plain.array[far]).all()
+    assert result.volume.metadata["CTSynthesis.Seed"] == "4" and "CTSynthesis.Style" in result.volume.metadata
+
+
+def test_cancelling_stops_it(content, reference):
+    with pytest.raises(Cancelled):
+        style_segmentation(content[1], reference, Request(device="cpu"), Style(), cancelled=lambda: True)
+
+
+# -- the slow path -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_refining_brings_the_gram_matrices_nearer_and_touches_nothing_else(content, reference):
+    scan, labelmap = content
+    few = replace(labelmap, array=labelmap.array[2:6].copy(), geometry=labelmap.geometry.crop((2, 0, 0), (4, *SHAPE[1:])))
+    start = np.ascontiguousarray(scan.array[2:6])
+    chosen, _ = choose(_understood(few), reference, Style(structures=("heart",)))
+    ticks = []
+    result = refine(start, few, chosen, reference, steps=12, between=ticks.append)
+    heart = inside(few, "heart")
+    target = grams(load_features(), *(torch.from_numpy(a) for a in (
+        reference.scan.array.astype(np.float32), inside(reference.labelmap, "heart"))))  # fmt: skip
+    images = (torch.from_numpy(v.astype(np.float32)) for v in (start, result))
+    before, after = (gram_distance(grams(load_features(), v, torch.from_numpy(heart)), target) for v in images)
+    assert after < 0.9 * before
+    far = ~one_pixel_more(heart)
+    assert (result[far] == start[far]).all() and (result != start).any()
+    assert ticks[-1] == 1.0 and len(ticks) == 12
+
+    def stop(fraction):
+        raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        refine(start, few, chosen, reference, steps=3, between=stop)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_structure_that_the_reference_lacks_is_named_with_those_that_exist(content):
+    scan, labelmap = phantom(NEW, 30.0)
+    without = LabelMap(np.where(labelmap.array == 4, 1, labelmap.array).astype(np.uint16), labelmap.geometry,
+                       tuple(s for s in labelmap.segments if s.value not in (4, 5)))  # fmt: skip
+    without = replace(without, array=np.where(without.array == 5, 1, without.array).astype(np.uint16))
+    ref = reference_of(scan, "the reference", without)
+    with pytest.raises(UnusableInput, match="shows no heart; it has .*lung_left.*vertebrae"):
+        style_ct(*[content[0], ref, Style(structures=("heart",))], labelmap=content[1])
+    _, sentences = style_ct(content[0], ref, Style(), labelmap=content[1])
+    assert any("heart" in s and "keep the content's look" in s for s in sentences)
+    with pytest.raises(UnusableInput, match="no structure 'spleen'.*heart"):
+        style_ct(content[0], ref, Style(structures=("spleen",)), labelmap=content[1])
+
+
+@pytest.mark.parametrize("change", (lambda hu: np.clip(hu, 0, None), lambda hu: (hu + 1024) // 4, lambda hu: hu * 0))
+def test_a_style_scan_that_is_not_ct_is_refused(content, change):
+    scan, labelmap = content
+    with pytest.raises(UnusableInput, match="does not look like CT"):
+        reference_of(Volume(change(scan.array), scan.geometry), "mr.nrrd", labelmap)
+
+
+@pytest.mark.parametrize("values", ({"strength": 1.2}, {"strength": -0.1}, {"strengths": {"heart": 2.0}}, {"refine": -1}))
+def test_strengths_and_steps_out_of_range_are_refused(values):
+    with pytest.raises(UnusableInput, match="0-1|0 to 10000"):
+        Style(**values)
