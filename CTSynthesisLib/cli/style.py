@@ -7,6 +7,7 @@ chosen structures and a margin of one pixel keeps its value. A structure takes t
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 from ..errors import UnusableInput
@@ -27,6 +28,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="slow path: optimise each slab so long (default: 0)")
     parser.add_argument("--preview", metavar="FILE.png", help="also write a picture: content, style and result, and structures enlarged")
+    parser.add_argument("--tell-progress", action="store_true", help="write progress as lines of JSON to stderr, for other programs")
     flags.add_label_arguments(parser)
     flags.add_request_arguments(parser)
 
@@ -40,6 +42,7 @@ def run(args):
     request = flags.request_from(args)
     table, names = flags.labels_from(args)
     started = time.perf_counter()
+    progress = _tell if args.tell_progress else progress_line()
     from ..synthesis.organ_style import margin_mm, style_ct, style_segmentation  # torch: only now
     from ..synthesis.style_reference import Style, reference_of
 
@@ -54,11 +57,11 @@ def run(args):
         picture = outputs.file(args.preview, (".png",)) if args.preview else None
         reference = reference_of(scan, args.style, drawn)
         if content is None:
-            result, plain = style_segmentation(labelmap, reference, request, style, names=names, progress=progress_line())
+            result, plain = style_segmentation(labelmap, reference, request, style, names=names, progress=progress)
             volume, sentences = result.volume, result.assumptions
         else:
             volume, sentences = style_ct(
-                content, reference, style, labelmap=labelmap, names=names, seed=request.seed, progress=progress_line()
+                content, reference, style, labelmap=labelmap, names=names, seed=request.seed, progress=progress
             )
             plain = content
         write_volume(volume, path)
@@ -72,6 +75,10 @@ def run(args):
         print(f"{name:<32} strength {strength:g}")
     print(f"\n{args.output}: style of {args.style}; nothing changed farther than {margin_mm(volume.geometry):.2f} mm from these "
           f"structures, {time.perf_counter() - started:.1f} s")  # fmt: skip
+
+
+def _tell(fraction, stage):
+    print(json.dumps({"fraction": round(float(fraction), 4), "stage": stage}), file=sys.stderr, flush=True)
 
 
 def strengths(text: str) -> tuple[float, dict[str, float] | None]:

@@ -1,4 +1,4 @@
-"""Style, Nodule and Volume: the places of the engines that are still to come. Each gets a file of its own when its engine is there."""
+"""Nodule and Volume: the places of the engines that are still to come. Each gets a file of its own when its engine is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from slicer.i18n import tr as _
 def announce_what_is_missing(ui):
     """Disabled sections say why."""
     sentences = {
-        ui.styleCollapsibleButton: _("Giving a CT the style of another scan: this engine is not part of this version"),
         ui.noduleCollapsibleButton: _("Adding and removing lung nodules: this engine is not part of this version"),
         ui.volumeCollapsibleButton: _("Whole volumes without a segmentation: this engine is not part of this version"),
     }

@@ -24,6 +24,7 @@ from .preview import PreviewSection
 from .quality import QualitySection
 from .review import ReviewSection
 from .shortcuts import Shortcuts
+from .style import StyleSection
 from .worker import WorkerSection
 
 
@@ -54,6 +55,7 @@ class Panel(Listener):
         self.compare = CompareSection(ui, lambda: (runner.history.last, runner.history.previous))
         self.exporting = ExportSection(ui, lambda: runner.history.last)
         self.worker = WorkerSection(ui, lambda: runner.session, self._choose)
+        self.style = StyleSection(ui, ui.segmentationSelector.currentNode, lambda: self.parameters.seed)
         announce_what_is_missing(ui)
         self.notes = Notes()
         self.shortcuts = Shortcuts(widget, self.generating.press, self.generating.cancel)
@@ -84,6 +86,7 @@ class Panel(Listener):
     def forget(self):
         """The scene is about to close: a run is cancelled, and nothing is left to compare or undo."""
         self.runner.cancel()
+        self.style.close()
         self.runner.preview.end()
         self.runner.history.clear()
         self.quality.clear()
@@ -92,6 +95,7 @@ class Panel(Listener):
 
     def close(self):
         self.preview.stop()
+        self.style.close()
         self.shortcuts.remove()
         self.notes.remove()
 
@@ -115,6 +119,7 @@ class Panel(Listener):
         self.compare.update()
         self.exporting.update()
         self.worker.update()
+        self.style.update()
         self.shortcuts.enable(self._entered, busy)
 
     def problem(self) -> str:
