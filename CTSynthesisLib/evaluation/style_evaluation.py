@@ -29,6 +29,7 @@ from ..synthesis.texture_transfer import interior, measure
 from ..volume import LabelMap, Volume
 from .coherence import neighbour_change
 from .fidelity import dice, resegment
+from .style_separation import separation
 
 OUTSIDE_HU = -1000.0  # what surrounds the body is nobody's style
 EVERY = 3  # slices of which one is compared
@@ -62,7 +63,8 @@ def evaluate_style(plan: StylePlan, report: Callable[[str], None] = print) -> di
     cases = {name: (scan, regions) for name, scan, regions in _cases(plan)}
     features, request = load_features(), Request(seed=plan.seed, device=plan.device)
     references = {name: reference_of(scan, name, regions) for name, (scan, regions) in cases.items()}
-    result: dict = {"features": features.name, "pairs": [], "contents": []}
+    result: dict = {"features": features.name, "separation": separation(cases, features), "pairs": [], "contents": []}
+    report("Gram distance of features, median, relative: " + _sentence(result["separation"]))
     heads = ("unstyled", "styled", "fall", "real", "HU off", "spread")
     report(f"{'content':<18} {'reference':<18} {'structure':<13} " + " ".join(f"{head:>8}" for head in heads))
     for content in cases:
