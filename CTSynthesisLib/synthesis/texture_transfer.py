@@ -1,9 +1,9 @@
 """From one structure's texture to another's: gains and grain by band, then a monotone map of Hounsfield units.
 
 A structure is taken apart in-plane into five octave bands (differences of Gaussians of 1 to 16 pixels, within its own mask) and what is
-left. Each band is damped where the reference has less of it, or filled up with noise that lives in the world (``noise``) where it has more;
-then a fixed monotone curve takes the distribution of HU to the reference's. Everything but the curve is a filter of finite reach, and the
-curve is a table: both are fitted before, so nothing here looks at the statistics of the image that is made.
+left. Each band is damped where the reference has less of it; the three finest are filled up with noise that lives in the world (``noise``)
+where it has more. Then a fixed monotone curve takes the distribution of HU to the reference's. Everything but the curve is a filter of
+finite reach, and the curve is a table: both are fitted before, so nothing here looks at the statistics of the image that is made.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .noise import CELL, interpolated, white_noise
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
 BANDS = len(SIGMAS)
 QUANTILES = np.linspace(0.03, 0.97, 48)  # beyond, the curve runs parallel to the identity
+FILLED = 3  # bands that may be filled up with noise; what the coarser ones lack is anatomy, and blotches are none
 FITTING = 3  # rounds
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
 _STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
@@ -110,7 +111,7 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
     after = np.maximum.accumulate(np.array(reference.quantiles))
     for _ in range(FITTING):
         gains = np.minimum(1.0, goal / np.maximum(own, 1e-3))
-        grain = np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0))
+        grain = np.where(np.arange(BANDS) < FILLED, np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0)), 0.0)
         mixed = base + sum(g * b + n * z for g, b, n, z in zip(gains.tolist(), bands, grain.tolist(), noise, strict=True))
         before = np.quantile(mixed[mask].numpy(), QUANTILES)
         made, _ = within.bands(_curve(mixed, before, after))
