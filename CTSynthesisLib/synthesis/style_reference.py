@@ -219,6 +219,10 @@ def slabs_of(scan: Volume, labelmap: LabelMap, groups: Iterable[tuple[int, ...]]
         window = slice(first, first + depth)
         source = axial.crop((first, 0, 0), hu[window].shape)
         target = source.with_spacing((spacing[0], spacing[1], axial.spacing[2]))
-        x = resample(np.ascontiguousarray(hu[window], np.float32), source, target, outside=AIR_HU)
-        parts.append((np.maximum(x, AIR_HU), resample_labels(np.ascontiguousarray(labels[window]), source, target), target))
+        x, y = np.ascontiguousarray(hu[window], np.float32), np.ascontiguousarray(labels[window])
+        if source.agrees_with(target, tolerance=0.01):
+            target = source
+        else:
+            x, y = resample(x, source, target, outside=AIR_HU), resample_labels(y, source, target)
+        parts.append((np.maximum(x, AIR_HU), y, target))
     return Slabs(*(np.concatenate([part[n] for part in parts]) for n in (0, 1)), tuple(part[2] for part in parts), float(axial.spacing[2]))

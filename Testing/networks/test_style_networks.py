@@ -9,6 +9,7 @@ from CTSynthesisLib.networks.style_critic import StyleCritic, StyleCriticConfig
 from CTSynthesisLib.networks.style_generator import StyleGenerator, StyleGeneratorConfig
 from CTSynthesisLib.networks.vgg import CONTENT_LAYERS, STYLE_LAYERS, VGG19
 from CTSynthesisLib.synthesis import style_features
+from CTSynthesisLib.synthesis.krishna import generate_slices
 from CTSynthesisLib.synthesis.style_features import ct_windows, load_features
 
 SMALL = StyleGeneratorConfig(filters=4, most_filters=8, depth=4)
@@ -48,6 +49,8 @@ def test_at_inference_batch_norm_uses_what_it_stored_and_a_batch_of_one_is_enoug
         assert torch.allclose(together, alone, atol=1e-5)  # no image depends on what else is in the batch
         in_training = a_generator.train()(y[:1], z[:1])
     assert not torch.allclose(in_training, alone[:1], atol=1e-3)  # there each image is normalised by itself
+    drawn = generate_slices(a_generator, y[:1], z[:1])  # the generator is in training: drawing samples must not change it
+    assert torch.allclose(drawn, alone[:1], atol=0.02) and a_generator.training
 
 
 def test_the_critic_judges_image_and_labels_together():
