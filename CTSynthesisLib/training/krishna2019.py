@@ -27,9 +27,8 @@ from . import loop, style_losses
 from .pictures import draw_loss_curves, draw_strip
 from .style_slices import StyleImage, StyleSlices, read_style
 
-
-# The output begins at -950 HU. From soft tissue, where a bias of 0 begins, no way of falling loss leads to air: after 500 iterations all that
-# is flat, outside the body too, was still grey. From air the losses fall steadily towards the anatomy.
+# The output begins at -950 HU. From soft tissue, where a bias of 0 begins, no way of falling loss leads to air: after 500 iterations all
+# that is flat, outside the body too, was still grey. From air the losses fall steadily towards the anatomy.
 FROM_AIR = -1.83
 
 
