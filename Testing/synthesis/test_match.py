@@ -149,6 +149,16 @@ def test_slices_that_overlap_correlate():
     assert request.slice_correlation is None and any("as far apart" in sentence for sentence in sentences)
 
 
+def test_the_grain_s_spectrum_is_read_unless_the_user_says_how_noisy_it_is_to_be():
+    sharp = grainy(white())
+    labelmap = a_blob(sharp.geometry)
+    found = matched(labelmap, sharp).grain
+    np.testing.assert_allclose(found.power, NOISE**2 * 1.0, rtol=0.2)  # white, at pixels of 1 mm²
+    np.testing.assert_allclose(found.change, 2 * NOISE**2, rtol=0.2)
+    assert matched(labelmap, sharp, noise=5.0).grain is None and matched(labelmap, sharp, kernel="soft").grain is None
+    assert matched(labelmap, sharp, slice_correlation=0.5).grain.change is None
+
+
 def test_noise_is_that_of_the_pixels_that_will_be_generated():
     fine = grainy(white((12, 96, 96), sd=40))
     coarse = a_blob(Geometry.from_spacing((12, 32, 32), (3, 3, 2)))
