@@ -70,16 +70,16 @@ def labelmap_from_segmentation(node, reference=None, *, empty=False) -> LabelMap
 
     ranked = _ranked(visible)
     merged = _merged(segmentation, ranked, geometry)
-    present = np.zeros(len(ranked) + 1, bool)
-    for plane in merged:
+    values, present = _values(ranked), np.zeros(len(ranked) + 1, bool)
+    for plane in merged:  # one after the other: a slice fits into the processor's cache, a volume does not
         present[plane] = True
+        plane[...] = np.take(values, plane, mode="clip")
     if not present[1:].any():
         if not any(table[layer].any() for layer, table, _ in _layers(segmentation, _precedence(ranked))):
             raise UnusableInput(f"The visible segments of '{name}' are empty; paint them before generating.")
         raise UnusableInput(f"The visible segments of '{name}' lie outside {origin}; choose another source geometry in the Segment Editor.")
     segments = [segment for place, (_, segment) in enumerate(ranked, start=1) if present[place] or empty]
-    array = _values(ranked)[merged]
-    return LabelMap(array, geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
+    return LabelMap(merged, geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
 
 
 def read_labels(node, geometry: Geometry) -> np.ndarray:
@@ -110,7 +110,8 @@ def _merged(segmentation, ranked, geometry):
     for layer, table, grid in _layers(segmentation, _precedence(ranked)):
         if (placed := _place(layer, grid, geometry)) is not None:
             window, values = placed
-            np.maximum(merged[window], table[values], out=merged[window])
+            for plane, layer_plane in zip(merged[window], values, strict=True):
+                np.maximum(plane, np.take(table, layer_plane, mode="wrap"), out=plane)  # a label below 0 is none of ours
     return merged
 
 

@@ -47,6 +47,14 @@ def check_hello(message):
         raise SynthesisFailed(f"The worker is version {theirs}, but this is {__version__}; install the same version of both and restart.")
 
 
+def arrays_in(message: dict):
+    """Names of the arrays that belong to what a child says."""
+    if isinstance(message, dict) and isinstance(message.get("array"), str):
+        yield message["array"]
+    if isinstance(message, dict) and "volume" in message:
+        yield message["volume"]["array"]
+
+
 def pack_labelmap(labelmap: LabelMap, array_name: str) -> dict:
     segments = [asdict(segment) for segment in labelmap.segments]
     return {**_pack_grid(labelmap, array_name), "segments": segments}

@@ -108,7 +108,7 @@ class Server:
                 if (message := child.receive()) is None:
                     connection.wait(0.005)
                     continue
-                for name in _arrays_in(message):
+                for name in protocol.arrays_in(message):
                     connection.send_array(name, child.take(name))
                 connection.send(message)
         except ConnectionError as error:  # the child's end is told; that of the connection is not, for nobody listens
@@ -125,13 +125,6 @@ def _greeting(connection) -> dict:
             raise frames.Refused("No greeting came in time; the connection was closed.")
         connection.wait(0.1)
     return greeting if isinstance(greeting, dict) else {}
-
-
-def _arrays_in(message):
-    if isinstance(message.get("array"), str):
-        yield message["array"]
-    if "volume" in message:
-        yield message["volume"]["array"]
 
 
 def _certificate(folder: Path):

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import SynthesisFailed
+from . import protocol
 
 ENGINE = "CTSynthesisLib.synthesis.generate:generate"
 IDLE = 15 * 60.0  # s without a job after which a child ends by itself
@@ -76,6 +77,7 @@ class PipeTransport:
         self.process = self.folder = None
         self.log: deque[str] = deque(maxlen=200)  # the child's standard error, for the details of a failure
         self._messages: queue.SimpleQueue = queue.SimpleQueue()
+        self._arrays: dict[str, np.ndarray] = {}  # that have come with the messages
         self._cleanup = None
 
     def open(self):
@@ -105,8 +107,9 @@ class PipeTransport:
             raise SynthesisFailed(
                 f"The worker process could not be started with {command[0]} ({error}); reinstall the extension."
             ) from error
-        self._messages, self.log = queue.SimpleQueue(), deque(maxlen=200)
-        threading.Thread(target=_read_messages, args=(self.process.stdout, self._messages), daemon=True).start()
+        self._messages, self._arrays, self.log = queue.SimpleQueue(), {}, deque(maxlen=200)
+        arguments = (self.process.stdout, self._messages, self._arrays, self.folder)
+        threading.Thread(target=_read_messages, args=arguments, daemon=True).start()
         threading.Thread(target=_read_log, args=(self.process.stderr, self.log), daemon=True).start()
         # also when this object is forgotten, and when Python ends
         self._cleanup = weakref.finalize(self, _end, self.process, self.folder)
@@ -132,12 +135,10 @@ class PipeTransport:
         np.save(self.folder / f"{name}.npy", array)
 
     def take(self, name):
-        path = self.folder / f"{name}.npy"
-        array = np.array(np.load(path, mmap_mode="r"))  # a copy, so that the file can go
-        path.unlink()
-        return array
+        return self._arrays.pop(name)
 
     def drop(self, name):
+        self._arrays.pop(name, None)
         with contextlib.suppress(OSError):  # Windows: still mapped by the child, which is about to let go
             (self.folder / f"{name}.npy").unlink(missing_ok=True)
 
@@ -172,10 +173,16 @@ def python_executable() -> str:
     raise SynthesisFailed(f"No PythonSlicer was found beside {executable}, so the worker cannot start; reinstall 3D Slicer.")
 
 
-def _read_messages(stream, messages):
+def _read_messages(stream, messages, arrays, folder):
+    """In a thread of its own, so that reading a large result holds nobody up."""
     for line in stream:
-        with contextlib.suppress(json.JSONDecodeError):  # a library that prints is no message
-            messages.put(json.loads(line))
+        with contextlib.suppress(json.JSONDecodeError, OSError):  # a library that prints is no message; a killed child takes its files along
+            message = json.loads(line)
+            for name in protocol.arrays_in(message):
+                path = folder / f"{name}.npy"
+                arrays[name] = np.load(path)
+                path.unlink()
+            messages.put(message)
     messages.put(None)
 
 
