@@ -75,9 +75,12 @@ class Correction:
     extra: torch.Tensor
     soft: float
 
-    def amplitudes(self, amplitude: torch.Tensor, hu_per_unit: torch.Tensor) -> torch.Tensor:
-        """Log amplitudes (D, 5, H, W) in network units, corrected; ``hu_per_unit`` (D, H, W) is the slope of the HU map."""
-        steep = hu_per_unit.square()
+    def amplitudes(self, amplitude: torch.Tensor, hu_per_unit: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+        """Log amplitudes (D, 5, H, W) in network units, corrected.
+
+        ``hu_per_unit`` (D, H, W) is the slope of the HU map; in the air ``outside`` (D, H, W, bool) nothing is added.
+        """
+        steep = hu_per_unit.square().masked_fill(outside, torch.inf)
         variance = (2 * amplitude.float()).exp()
         for n, (factor, extra) in enumerate(zip(self.factor.tolist(), self.extra.tolist(), strict=True)):
             if factor < 1:

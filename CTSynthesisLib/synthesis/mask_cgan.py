@@ -12,6 +12,7 @@ from ..anatomy import Tissue
 from ..errors import SynthesisFailed
 from ..modelstore import ModelCard, load_weights
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
+from ..volume import AIR_HU
 from . import grain
 from .blocks import VOXELS_AT_ONCE, blocks
 from .condition import CLASS_OF_TISSUE, Condition, Scan
@@ -73,7 +74,8 @@ class MaskCGAN:
     def finished(self, expected, residual, amplitude, noise, correction: grain.Correction | None) -> np.ndarray:
         """int16 HU of a block (D, H, W) from what the network says; ``amplitude`` (D, G, H, W) and ``noise`` (G, D, H, W) a band."""
         if correction is not None:
-            amplitude, noise = correction.amplitudes(amplitude, self.hu_map.hu_per_unit(expected)), correction.noise(noise)
+            outside = expected < self.hu_map.to_network(torch.tensor(AIR_HU + 2.0))
+            amplitude, noise = correction.amplitudes(amplitude, self.hu_map.hu_per_unit(expected), outside), correction.noise(noise)
         hu = self.hu_map.to_hu(add_grain(expected + residual, amplitude, noise))
         return hu.round_().to(torch.int16).cpu().numpy()
 

@@ -176,7 +176,7 @@ def python_executable() -> str:
 def _read_messages(stream, messages, arrays, folder):
     """In a thread of its own, so that reading a large result holds nobody up."""
     for line in stream:
-        with contextlib.suppress(json.JSONDecodeError, OSError):  # a library that prints is no message; a killed child takes its files along
+        with contextlib.suppress(json.JSONDecodeError, OSError):  # what a library prints is no message; a dead child takes its files along
             message = json.loads(line)
             for name in protocol.arrays_in(message):
                 path = folder / f"{name}.npy"

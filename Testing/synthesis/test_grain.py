@@ -75,6 +75,20 @@ def test_the_default_model_draws_the_grain_it_is_told(soft, shared):
     assert max(corrected) < 0.6 and max(corrected) < 0.6 * max(plain), (corrected, plain)
 
 
+def test_the_air_around_a_body_gets_no_grain():
+    """A scan four times as noisy as the model: soft tissue gets more grain, the air outside nothing."""
+    scan = a_scan(0.6, 0.3, spread=60.0)
+    wanted = grain.measured([(scan, np.ones(scan.shape, bool))], SPACING)
+    values = np.ones((10, 112, 112), np.uint8)
+    values[:, :, :56] = 0
+    tables = np.array([AIR, SOFT]), np.array([-1000, 50], np.float32), np.array([True, True])
+    engine = mask_cgan.load(load_card("default"), "cpu")
+    conditions = [Condition(values, *tables, Scan(SPACING, 15.0, 0.4, 0.5, told)) for told in (wanted, None)]
+    noisy, plain = (engine.generate(condition, (0, 0, 0), seed=1) for condition in conditions)
+    assert noisy[:, :, 80:].std() > 1.5 * plain[:, :, 80:].std()
+    assert noisy[:, :, :30].std() < plain[:, :, :30].std() + 1
+
+
 def test_a_request_carries_it_through_json():
     request = Request(grain=Grain((0.1, 0.2), (5.0, 3.0), None))
     assert Request.from_json(request.to_json()) == request
