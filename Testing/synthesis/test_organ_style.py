@@ -156,7 +156,7 @@ def test_a_segmentation_is_drawn_in_the_references_style(content, reference):
     assert (plain.array == generate(labelmap, request).volume.array).all()
     heart, lung = inside(labelmap, "heart"), inside(labelmap, "lung_left")
     assert np.median(result.volume.array[heart]) == pytest.approx(180, abs=25) and np.median(plain.array[heart]) < 90
-    assert np.median(result.volume.array[lung]) == pytest.approx(-780, abs=15)
+    assert np.median(result.volume.array[lung]) == pytest.approx(-780, abs=30)
     far = ~one_pixel_more(heart | lung)
     assert (result.volume.array[far] == plain.array[far]).all()
     assert result.volume.metadata["CTSynthesis.Seed"] == "4" and "CTSynthesis.Style" in result.volume.metadata
