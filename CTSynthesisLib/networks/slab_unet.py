@@ -65,6 +65,10 @@ class SliceMix(nn.Module):
         mixed[:, -1:] += above[:, -1:]
         return x + F.leaky_relu(mixed.flatten(0, 1), 0.2)
 
+    def one(self, below, here, above):
+        """A single slice: ``here`` (B, C, H, W) mixed with the slices ``below`` and ``above``."""
+        return here + F.leaky_relu(self.mix(torch.cat([below, here, above], dim=1)), 0.2)
+
 
 class SlabUNet(nn.Module):
     """Condition and noise in, residual over the expected HU map out.
@@ -107,47 +111,27 @@ class SlabUNet(nn.Module):
 
     def forward(self, condition, noise):
         batch, depth = condition.shape[:2]
-        full, half = self.first(condition, noise)
-        maps = self.rest(full, half.unflatten(0, (batch, depth)))
-        return self.finish(maps.unflatten(0, (batch, depth)), condition)
+        skips = [self.first(condition.flatten(0, 1), noise.flatten(0, 1))]
+        for n, down in enumerate(self.down, start=1):
+            x = down(skips[-1])  # (B·D, width[n], H/2ⁿ, W/2ⁿ)
+            skips.append(self.mix_down[MIXED_GOING_DOWN.index(n)](x, depth) if n in MIXED_GOING_DOWN else x)
+        return self.finish(self.decode(skips, depth).unflatten(0, (batch, depth)), condition)
 
     def first(self, condition, noise):
-        """What each slice gives by itself, before it looks at its neighbours: features (B·D, C, H, W) and (B·D, 2C, H/2, W/2)."""
-        x = self.stem(_together(condition.flatten(0, 1), noise.flatten(0, 1)))
-        return x, self.down[0](x)
+        """Features (N, C, H, W) of slices at full resolution from ``condition`` (N, C, H, W) and ``noise`` (N, N', H, W)."""
+        return self.stem(_together(condition, noise))
 
-    def rest(self, full, half, before=0, after=0):
-        """The maps (B·D', 1 + G, H, W) of those slices whose ``full`` features (B·D', C, H, W) are given.
+    def decode(self, skips, depth, kept=slice(None)):
+        """The maps (B·D, 1 + G, H, W) from what was found on the way down, one tensor (B·D, C, H/2ⁿ, W/2ⁿ) a level.
 
-        ``half`` (B, D, 2C, H/2, W/2) also holds ``before`` and ``after`` more slices for them to look at. A slice is dropped as soon as
-        no mixing still to come reaches it, so that one slice costs a fraction of the nine that it depends on.
+        ``kept`` are those of each ``depth`` slices that are wanted; the others are there for them to look at (one slice to either side
+        does), and level 0 then holds the wanted ones only.
         """
-        reach = len(self.mix_down) + len(self.mix_up)
-        batch, depth = half.shape[:2]
-        x, skips = half.flatten(0, 1), [full]
-
-        def trimmed(x, depth, before, after, reach):
-            kept = slice(max(before - reach, 0), depth - max(after - reach, 0))
-            x = x.unflatten(0, (-1, depth))[:, kept]
-            return x.flatten(0, 1), x.shape[1], min(before, reach), min(after, reach)
-
-        for n, down in enumerate(self.down, start=1):
-            x = x if n == 1 else down(x)  # (B·D, width[n], H/2ⁿ, W/2ⁿ)
-            if n in MIXED_GOING_DOWN:
-                x, depth, before, after = trimmed(x, depth, before, after, reach)
-                x = self.mix_down[MIXED_GOING_DOWN.index(n)](x, depth)
-                reach -= 1
-                x, depth, before, after = trimmed(x, depth, before, after, reach)
-            skips.append((x, depth, before, after))
-        x, depth, before, after = skips.pop()
-        x = self.bottom(x)
+        x = self.bottom(skips[-1])
         for n in reversed(range(len(self.up))):
-            skip = skips.pop() if n == 0 else trimmed(*skips.pop(), reach)[0]
-            x = self.up[n](skip + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
+            x = self.up[n](skips[n] + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
             if n in MIXED_GOING_UP:
-                x = self.mix_up[MIXED_GOING_UP.index(n)](x, depth)
-                reach -= 1
-                x, depth, before, after = trimmed(x, depth, before, after, reach)
+                x = self.mix_up[MIXED_GOING_UP.index(n)](x, depth).unflatten(0, (-1, depth))[:, kept].flatten(0, 1)
         x = self.last(x)  # (B·D, width[0], H, W)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would step by several HU
             return F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1)

@@ -72,6 +72,10 @@ class Condition:
         tables = [torch.from_numpy(np.asarray(t)).to(device) for t in (self.tissue, self.hu, self.known)]
         return planes(torch.from_numpy(values.astype(np.int32)).to(device), *tables, self.scan, hu_map, dtype)
 
+    def expected(self, values: np.ndarray, hu_map: HUMap, device="cpu") -> torch.Tensor:
+        """The expected HU map (D, H, W) of a block alone, in network units."""
+        return hu_map.to_network(_partial_volume(torch.from_numpy(self.hu[values]).to(device)))
+
 
 def planes(values, tissue, hu, known, scan: Scan, hu_map: HUMap, dtype=torch.float32):
     """Condition planes (D, C, H, W) from label ``values`` (D, H, W) and per-value tables; and the expected HU map in network units.

@@ -8,7 +8,6 @@ condition, a slice equals that of the full run (in bfloat16 within the rounding 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +23,7 @@ from .blocks import Block
 from .memory import check_memory
 from .noise import SEEN, lattice_noise
 from .request import FILLED, Request
-
-PATCH = 16  # pixels around an edit that are computed anew for the features of a slice by itself; they reach 6
-KEPT_BYTES = 300_000_000  # of features of slices that have not changed, for the slices beside them
+from .slice_features import SliceFeatures, united
 
 
 class Preview:
@@ -88,9 +85,10 @@ class Preview:
         self._slices = card.receptive_field["slices"]
         self._stale: dict[int, tuple] = {}  # slice → window ((j0, j1), (i0, i1)) that is not as it should be
         self._shown = set(range(self.count)) if shown else set()
-        self._features: OrderedDict[int, torch.Tensor] = OrderedDict()
-        self._touched: dict[int, tuple] = {}  # slice → window in which its features are not as they should be
-        self._whole = self._aligned([(0, n) for n in self._given.shape[1:]])
+        whole = self._aligned([(0, n) for n in self._given.shape[1:]])
+        self._features = SliceFeatures(self.engine.network, self.count, whole, self._inputs)
+        corner = tuple((begin, begin + self.engine.network.config.stride) for begin, _ in whole)
+        self._planes = self._inputs(0, corner)[0][:, :, :1, :1]  # for what holds for the whole scan
         report(1.0, "ready")
 
     @property
@@ -119,14 +117,14 @@ class Preview:
         high = changed.max(0) + [w.start for w in window]
         touched = tuple((int(a), int(b) + 1) for a, b in zip(low[1:], high[1:], strict=True))
         for k in range(low[0], high[0] + 1):
-            self._touched[k] = _union(self._touched[k], touched) if k in self._touched else touched
+            self._features.touch(k, touched)
         spans = tuple(
             (max(int(a) - self._pixels, 0), min(int(b) + self._pixels + 1, n))
             for a, b, n in zip(low[1:], high[1:], self._given.shape[1:], strict=True)
         )
         for k in range(max(low[0] - self._slices, 0), min(high[0] + self._slices + 1, self.count)):
             if k in self._shown:
-                self._stale[k] = _union(self._stale[k], spans) if k in self._stale else spans
+                self._stale[k] = united(self._stale[k], spans) if k in self._stale else spans
 
     def render(self, index: int):
         """What has changed of slice ``index`` since it was last rendered: ``(start, hu)``, int16 (k, j, i), or None if nothing has."""
@@ -153,60 +151,36 @@ class Preview:
 
     @torch.inference_mode()
     def _render(self, k: int, spans) -> np.ndarray:
-        model = self.engine
-        outer = self._aligned([(max(a - self._pixels, 0), min(b + self._pixels, n))
-                               for (a, b), n in zip(spans, self._given.shape[1:], strict=True)])  # fmt: skip
-        low, high = max(k - self._slices, 0), min(k + self._slices + 1, self.count)
-        half = [self._half(n, outer) for n in range(low, high)]
+        model, network = self.engine, self.engine.network
+        reach = 2 ** len(network.config.width) + 1  # pixels, of the way up: a 3×3 convolution a level, and two more at full resolution
+        outer = self._aligned([(max(a - reach, 0), min(b + reach, n)) for (a, b), n in zip(spans, self._given.shape[1:], strict=True)])
+        with self._autocast():
+            skips, kept = self._features.skips(k, outer)
+            residual, amplitude = network.finish(network.decode(skips, len(skips[-1]), kept)[None], self._planes[None])
         block = Block(((k, k + 1), *spans), ((k, k + 1), *outer))
-        planes, expected, noise = self._inputs(block)
-        with torch.autocast(torch.device(model.device).type, dtype=model.dtype, enabled=model.dtype != torch.float32):
-            full = model.network.first(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(model.dtype))[0]
-            maps = model.network.rest(full, _stacked(half)[None], k - low, high - 1 - k)
-            residual, amplitude = model.network.finish(maps[None], planes[None])
-        return model.finished(expected, residual[0], amplitude[0], noise, self._correction)[block.centre][0]
+        expected = self._told.expected(block.read(self.condition.values), model.hu_map, model.device)
+        return model.finished(expected, residual[0], amplitude[0], self._noise(block), self._correction)[block.centre][0]
 
-    def _half(self, n: int, outer) -> torch.Tensor:
-        """Features at half the resolution (C, h, w) of slice ``n`` over ``outer``; what has not changed is not computed again."""
-        if n not in self._features:
-            self._features[n] = self._first_features(n, self._whole)
-            features = self._features[n]
-            while len(self._features) > max(2 * self._slices + 1, KEPT_BYTES // (features.numel() * features.element_size())):
-                self._features.popitem(last=False)
-        elif n in self._touched:
-            spans = self._aligned([(max(a - PATCH, b), min(c + PATCH, d))
-                                   for (a, c), (b, d) in zip(self._touched[n], self._whole, strict=True)])  # fmt: skip
-            patch = self._first_features(n, spans)
-            inner = [(a if a == b else a + PATCH // 2, c if c == d else c - PATCH // 2)  # at the slice's border all of it holds
-                     for (a, c), (b, d) in zip(spans, self._whole, strict=True)]  # fmt: skip
-            self._features[n][self._halved(inner, self._whole)] = patch[self._halved(inner, spans)]
-        self._touched.pop(n, None)
-        self._features.move_to_end(n)
-        return self._features[n][self._halved(outer, self._whole)]
+    @torch.inference_mode()
+    def _inputs(self, n: int, window):
+        """Condition and noise (1, C, h, w) that the network sees of slice ``n``."""
+        model, block = self.engine, Block(((n, n + 1), *window), ((n, n + 1), *window))
+        planes, _ = self._told.planes(block.read(self.condition.values), model.hu_map, model.device, model.dtype)
+        return planes, self._noise(block)[list(SEEN)].transpose(0, 1).to(model.dtype)
 
-    def _first_features(self, n: int, spans) -> torch.Tensor:
-        planes, _, noise = self._inputs(Block(((n, n + 1), *spans), ((n, n + 1), *spans)))
+    def _noise(self, block: Block):
+        start = [origin + outer[0] for origin, outer in zip(self._lattice, block.outer, strict=True)]
+        return lattice_noise(self.request.seed, start, [b - a for a, b in block.outer], device=self.engine.device)
+
+    def _autocast(self):
         model = self.engine
-        with torch.autocast(torch.device(model.device).type, dtype=model.dtype, enabled=model.dtype != torch.float32):
-            return model.network.first(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(model.dtype))[1][0]
+        return torch.autocast(torch.device(model.device).type, dtype=model.dtype, enabled=model.dtype != torch.float32)
 
     def _aligned(self, spans) -> list[tuple[int, int]]:
         """``spans`` along (j, i) widened to the network's pooling grid; they may reach beyond the slice."""
         stride = self.engine.network.config.stride
         return [((a + origin) // stride * stride - origin, -(-(b + origin) // stride) * stride - origin)
                 for (a, b), origin in zip(spans, self._lattice[1:], strict=True)]  # fmt: skip
-
-    @staticmethod
-    def _halved(spans, whole):
-        window = [slice((a - begin) // 2, (b - begin) // 2) for (a, b), (begin, _) in zip(spans, whole, strict=True)]
-        return (slice(None), *window)
-
-    def _inputs(self, block: Block):
-        model = self.engine
-        values = block.read(self.condition.values)
-        planes, expected = self._told.planes(values, model.hu_map, model.device, model.dtype)
-        start = [origin + outer[0] for origin, outer in zip(self._lattice, block.outer, strict=True)]
-        return planes, expected, lattice_noise(self.request.seed, start, values.shape, device=model.device)
 
     def _blended(self, hu, window):
         """The part of a slice ``hu`` with the reference CT around the segments, as the full run fades the two into each other."""
@@ -258,14 +232,3 @@ def _with_every_segment(condition, everything, present, labels, axial, request):
     painted[0] = outline.pop() if outline else 0
     tables = [np.concatenate([getattr(condition, name), getattr(rows, name)]) for name in ("tissue", "hu", "known")]
     return replace(condition, values=condition.values.astype(np.uint16), tissue=tables[0], hu=tables[1], known=tables[2]), painted
-
-
-def _stacked(features):
-    """(n, C, h, w) in the memory format that the convolutions work in."""
-    x = torch.empty((len(features), *features[0].shape), dtype=features[0].dtype, device=features[0].device,
-                    memory_format=torch.channels_last)  # fmt: skip
-    return torch.stack(features, out=x)
-
-
-def _union(a, b):
-    return tuple((min(p[0], q[0]), max(p[1], q[1])) for p, q in zip(a, b, strict=True))
