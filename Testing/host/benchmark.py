@@ -3,6 +3,7 @@
 Each figure goes the whole way: the panel on real Qt, the real scene, the real worker and the default model. The stand-ins draw their own
 widgets, and there are no slice views, so drawing is not part of the figures. Measurements:
 
+open      the module loaded and its panel made, until the event loop has nothing left to do
 start     worker process from nothing to PyTorch loaded and the first volume of 24 slices of 64 x 64
 strokes   brush stroke in the scene → slice updated in the preview volume, at 256 and 512 pixels in-plane, with the traffic of a stroke
 cancel    Cancel clicked at random moments of a run → the panel ready again
@@ -40,8 +41,11 @@ class Bench:
         self.slicer = slicer
         slicer_app.start()
         slicer.util.errorDisplay = lambda *_, **__: None  # nobody is there to close it
+        started = time.monotonic()
         self.module, _ = slicer_app.load_module(ROOT / "CTSynthesis" / "CTSynthesis.py")
         self.widget = slicer_app.open_panel(self.module, "CTSynthesis")
+        slicer.app.processEvents()
+        self.opened = time.monotonic() - started
         self.ui, self.runner = self.widget.ui, self.widget.logic.runner
         self.random = np.random.default_rng(0)
 
@@ -80,6 +84,9 @@ class Bench:
         return self.runner.history.last
 
     # -- measurements ------------------------------------------------------------------------------------------------------------
+
+    def open(self, _):
+        return {"seconds": self.opened}
 
     def start(self, _):
         self.show(24, 64)
@@ -213,7 +220,7 @@ def worker_slices(preview):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("-o", "--output")
-    parser.add_argument("--only", nargs="+", default=["start", "strokes", "cancel", "kills", "beats"])
+    parser.add_argument("--only", nargs="+", default=["open", "start", "strokes", "cancel", "kills", "beats"])
     parser.add_argument("--kills", type=int, default=100)
     options = parser.parse_args()
     bench = Bench()
