@@ -72,7 +72,7 @@ def labelmap_from_segmentation(node, reference=None, *, empty=False) -> LabelMap
     merged = _merged(segmentation, ranked, geometry)
     values, present = _values(ranked), np.zeros(len(ranked) + 1, bool)
     for plane in merged:  # one after the other: a slice fits into the processor's cache, a volume does not
-        present[plane] = True
+        present[plane[:, 0]] = present[plane[:, 1:][plane[:, 1:] != plane[:, :-1]]] = True  # each run of a row counts once: much quicker
         plane[...] = np.take(values, plane, mode="clip")
     if not present[1:].any():
         if not any(table[layer].any() for layer, table, _ in _layers(segmentation, _precedence(ranked))):
