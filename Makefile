@@ -6,6 +6,7 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done; echo python3)
 VENV := .venv
+PYTEST_ARGS ?= -n 2 --dist loadfile  # two processes: the suite takes eight minutes of processor time
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint clean

@@ -12,6 +12,7 @@ import warnings
 
 from .. import __version__
 from ..errors import SynthesisFailed, UnusableInput
+from ..synthesis.memory import keep_freed_memory
 from . import benchmark, demo, evaluate, generate, models, perturb, segment, structures, style, train
 
 COMMANDS = (demo, generate, structures, segment, perturb, style, train, evaluate, benchmark, models)
@@ -24,6 +25,7 @@ def main(argv=None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks ± or █ shows ? instead of failing
+    keep_freed_memory()
     try:
         args = _parser().parse_args(arguments)
         with warnings.catch_warnings():

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import RESOURCES
 from ..errors import SynthesisFailed
+from ..synthesis.memory import keep_freed_memory
 from ..synthesis.request import Request
 from ..volume import Geometry, LabelMap, resample
 
@@ -181,5 +182,6 @@ def _machine() -> dict:
 
 if __name__ == "__main__":
     task, text, in_plane, number = sys.argv[1:]
+    keep_freed_memory()  # as the command line and the worker do
     work = {"size": _size, "determinism": _determinism, "seeds": _seeds}[task]
     print(json.dumps(work(Request.from_json(text), int(in_plane), int(number))))

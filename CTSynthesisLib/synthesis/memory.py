@@ -1,14 +1,16 @@
-"""How much memory a volume needs, and whether the machine has it."""
+"""How much memory a volume needs, whether the machine has it, and what becomes of it between two blocks."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 from ..errors import UnusableInput
 
 BYTES_A_VOXEL = 12  # labels, their copy in axial order, the outline, and the CT twice
-BYTES_FOR_A_BLOCK = 2_000_000_000  # Python, PyTorch, the weights and one block's activations
+BYTES_FOR_A_BLOCK = 2_500_000_000  # Python, PyTorch, the weights and one block's activations
 TYPICAL_SPEED = 0.6e6  # voxels a second, of two CPU cores
 SECONDS_TO_START = 6.0  # of the worker process with PyTorch
 
@@ -51,3 +53,27 @@ def check_memory(voxels: int) -> None:
             f"A volume of {voxels / 1e6:.0f} million voxels needs about {estimated_bytes(voxels) / 1e9:.1f} GB of memory and "
             f"{available / 1e9:.1f} GB are free; use a coarser spacing or crop the segmentation."
         )
+
+
+def keep_freed_memory() -> None:
+    """Have the allocator keep what this process frees for what it needs next, until :func:`give_memory_back`.
+
+    The activations of a block are hundreds of megabytes. By default glibc returns each to the system and gets the next one from there, page
+    by page, which took 40 % of a run's processor time. With other allocators (macOS, Windows) nothing is changed.
+    """
+    if mallopt := _glibc("mallopt"):
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never by itself
+
+
+def give_memory_back() -> None:
+    """Return to the system what this process has freed."""
+    if trim := _glibc("malloc_trim"):
+        trim(0)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def _glibc(function: str):
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

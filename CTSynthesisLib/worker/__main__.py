@@ -21,8 +21,11 @@ import numpy as np
 
 from ..errors import SynthesisFailed, UnusableInput
 from ..synthesis.generate import Cancelled
+from ..synthesis.memory import give_memory_back, keep_freed_memory
 from . import jobs, protocol
 from .transport import ENGINE, IDLE
+
+TIDY = 10.0  # s without a job after which freed memory is the user's; a job that comes sooner is quicker for it
 
 
 class Child:
@@ -54,14 +57,21 @@ class Child:
 
     def work(self):
         self.say(**protocol.hello())
+        tidy = True
         while True:
             rendering = self.preview is not None and (not self.answered or self.preview.waiting(self.look) is not None)
-            try:
-                message = self.asked.get(timeout=0 if rendering else self.idle)  # edits come first, so only the newest is rendered
+            try:  # edits come before rendering, so only the newest is rendered
+                message = self.asked.get(timeout=0 if rendering else self.idle if tidy else min(TIDY, self.idle))
             except queue.Empty:
-                if not rendering:
-                    return  # idle: the memory is the user's
-                message = {"say": "render", "id": self.preview_id}
+                if rendering:
+                    message = {"say": "render", "id": self.preview_id}
+                elif tidy:
+                    return  # idle: all of the memory is the user's
+                else:
+                    give_memory_back()
+                    tidy = True
+                    continue
+            tidy = False
             self.run(message)
 
     def run(self, message):
@@ -162,6 +172,7 @@ def main(arguments=None):
     # What libraries print must not mix with the messages: they get standard error in place of standard output.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    keep_freed_memory()
     child = Child(options.engine, options.folder, output, options.idle)
     threading.Thread(target=child.listen, args=(sys.stdin,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # nobody reads any more
