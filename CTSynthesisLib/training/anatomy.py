@@ -1,0 +1,191 @@
+"""Training of the model of anatomy, preset ``anatomy``: ``ctsynthesis train anatomy --data DIR -o DIR``.
+
+CT-SGAN's alternating updates with its slice and slab critics (Pesaranghader et al. 2021), which judge label maps here; beside them, because so
+few persons do not carry an adversarial loss alone, an encoder that tells each field's noise (Larsen et al. 2016, VAE/GAN).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ..modelstore import ModelCard, save_model
+from ..networks.anatomy_encoder import AnatomyEncoder
+from ..networks.anatomy_generator import UNIT_MM, AnatomyGenerator, AnatomyGeneratorConfig
+from ..networks.ct_sgan import SlabCritic, SliceCritic
+from ..synthesis.anatomy_frame import CELLS, TISSUES, drawn_shares
+from . import ct_sgan_losses
+from .anatomy_data import Chests, Variation, load_persons
+from .loop import load_weights, run
+
+
+@dataclass(frozen=True)
+class AnatomyRecipe:
+    network: AnatomyGeneratorConfig = field(default_factory=AnatomyGeneratorConfig)
+    variation: Variation = field(default_factory=Variation)
+    batch: int = 2
+    slab: int = 10  # slices of 4 mm that are drawn and judged in one step
+    critic_widths: tuple[int, ...] = (16, 32, 64, 96)
+    loss: str = "jensen-shannon"
+    penalty: float = 1.0  # weight of R1
+    rate: float = 2e-3
+    critic_rate: float = 2e-4
+    fields: float = 1.0  # weight of the fields' squared error in units of 10 mm
+    tissues: float = 1.0  # of the tissues' mean absolute error
+    information: float = 2e-4  # of the Kullback-Leibler divergence of the encoder's noise from a normal one, in nats
+    adversarial: float = 0.003
+    alone: int = 200  # iterations before the critics count
+    average: float = 0.99
+    iterations: int = 1500
+    seed: int = 0
+
+
+class Anatomy:
+    """Generator, encoder, critics and their optimizers; ``step`` is one alternating update. Knows no loop."""
+
+    def __init__(self, recipe: AnatomyRecipe, device: str = "cpu"):
+        self.recipe, self.device, self.iteration = recipe, device, 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.networks = torch.nn.ModuleDict(
+                {
+                    "generator": AnatomyGenerator(recipe.network), "encoder": AnatomyEncoder(recipe.network),
+                    "slice": SliceCritic(recipe.critic_widths, len(TISSUES)), "slab": SlabCritic(recipe.critic_widths, len(TISSUES)),
+                }
+            ).to(device)  # fmt: skip
+        self.generator, self.encoder = self.networks["generator"], self.networks["encoder"]
+        self.critics = torch.nn.ModuleList([self.networks["slice"], self.networks["slab"]])
+        self.averaged = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
+        self.optimizer_g = torch.optim.Adam([*self.generator.parameters(), *self.encoder.parameters()], recipe.rate, (0.9, 0.99))
+        self.optimizer_d = torch.optim.Adam(self.critics.parameters(), recipe.critic_rate, (0.0, 0.99))
+
+    def step(self, batch) -> dict[str, float]:
+        r, losses = self.recipe, {}
+        self.first = batch["first"]
+        batch = {name: batch[name].to(self.device) for name in ("field", "shares", "known")}
+        self.random = torch.Generator().manual_seed(r.seed * 1_000_003 + self.iteration)
+        self.position = torch.linspace(-1, 1, 2 * CELLS[0], device=self.device)[self.first : self.first + r.slab]
+        for group in self.optimizer_g.param_groups:  # falls to a twentieth by the recipe's end
+            group["lr"] = r.rate * max(0.05, 1 - self.iteration / r.iterations)
+        noise = self.generator.latent.noise(len(batch["field"]), batch["field"].shape[2], self.random)
+        self.fake = self.generator(*(part.to(self.device) for part in noise))
+        if judged := self.iteration >= r.alone:
+            self.backward_critics(batch, losses)
+        self.backward_generator(batch, losses, judged)
+        with torch.no_grad():
+            for name, parameter in self.generator.named_parameters():
+                self.averaged[name].lerp_(parameter, 1 - min(r.average, (1 + self.iteration) / (10 + self.iteration)))
+            losses["spread"] = self.fake.std(0).mean() / batch["field"].std(0).mean()  # of generated fields over given ones
+        self.iteration += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def decisions(self, shares):
+        """D_slice's (B, N) and D_slab's (B, 1) logits of a slab of shares (B, C, N, H, W), which they see at 8 mm."""
+        shares = F.avg_pool3d(shares, (1, 2, 2))
+        flat = shares.transpose(1, 2).flatten(0, 1)
+        slices = self.critics[0](flat, self.position.repeat(len(shares))).unflatten(0, (len(shares), -1))
+        return [slices, self.critics[1](shares)[:, None]]
+
+    def backward_critics(self, batch, losses):
+        """Equation 2 on slabs of label maps: real persons' fits against generated ones."""
+        r = self.recipe
+        self.critics.requires_grad_(True)
+        self.optimizer_d.zero_grad(set_to_none=True)
+        real = drawn_shares(batch["field"], self.first, r.slab).requires_grad_(True)
+        fake = drawn_shares(self.fake.detach(), self.first, r.slab)
+        on_real, on_fake = self.decisions(real), self.decisions(fake)
+        losses["critic"] = ct_sgan_losses.critic_loss(r.loss, on_real, on_fake)
+        losses["penalty"] = ct_sgan_losses.gradient_penalty(sum(part.sum() for part in on_real), real)
+        (losses["critic"] + r.penalty * losses["penalty"]).backward()
+        self.optimizer_d.step()
+        losses["slab_real"], losses["slab_fake"] = on_real[1].sigmoid().mean(), on_fake[1].sigmoid().mean()
+
+    def backward_generator(self, batch, losses, judged: bool):
+        r = self.recipe
+        self.critics.requires_grad_(False)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        patient, slices = self.encoder(batch["field"])
+        losses["information"] = (divergence(patient, 1).sum(1) + divergence(slices, 1).sum((1, 2))).mean()
+        _, _, start = self.generator.latent.noise(len(patient), slices.shape[2], self.random)
+        again = self.generator(self._drawn(patient), self._drawn(slices), start.to(self.device))
+        losses["fields"] = ((again - batch["field"]) / UNIT_MM).square().mean()
+        known = batch["known"][:, None, :, None, None].float()
+        error = (drawn_shares(again, self.first, r.slab) - batch["shares"]).abs().sum(1, keepdim=True) / 2
+        losses["tissues"] = (known * error).sum() / (known.expand_as(error).sum() + 1)
+        loss = r.fields * losses["fields"] + r.tissues * losses["tissues"] + r.information * losses["information"]
+        if judged:
+            losses["adversarial"] = ct_sgan_losses.generator_loss(r.loss, self.decisions(drawn_shares(self.fake, self.first, r.slab)))
+            loss = loss + r.adversarial * losses["adversarial"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
+        self.optimizer_g.step()
+
+    def _drawn(self, told):
+        """A sample of the normal distributions (B, 2, …) that the encoder tells: mean and log variance."""
+        mean, log_variance = told.unbind(1)
+        return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=self.random).to(mean)
+
+    def state(self):
+        weights = {f"networks.{n}": p for n, p in self.networks.state_dict().items()}
+        weights |= {f"averaged.{n}": p for n, p in self.averaged.items()}
+        return weights, {"g": self.optimizer_g.state_dict(), "d": self.optimizer_d.state_dict(), "iteration": self.iteration}
+
+    def load_state(self, weights, rest):
+        self.networks.load_state_dict({n.removeprefix("networks."): w for n, w in weights.items() if n.startswith("networks.")})
+        self.averaged = {n.removeprefix("averaged."): w for n, w in weights.items() if n.startswith("averaged.")}
+        self.optimizer_g.load_state_dict(rest["g"])
+        self.optimizer_d.load_state_dict(rest["d"])
+        self.iteration = rest["iteration"]
+
+
+def divergence(told: torch.Tensor, axis: int) -> torch.Tensor:
+    """Kullback-Leibler divergence (nats) from a standard normal of normals whose mean and log variance lie along ``axis``."""
+    mean, log_variance = told.unbind(axis)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def train(
+    data: Path, out: Path, *, leave_out: tuple[str, ...] = (), iterations=None, minutes=None, resume=False, device="auto", on_log=None,
+    recipe: AnatomyRecipe = AnatomyRecipe(),
+) -> ModelCard:  # fmt: skip
+    """Train on the whole chests under ``data`` and write ``anatomy.safetensors`` and its card into ``out``.
+
+    Parameters
+    ----------
+    leave_out : tuple of str
+        Cases not to train on.
+    """
+    from ..synthesis.mask_cgan import choose_device
+
+    out.mkdir(parents=True, exist_ok=True)
+    persons = load_persons(data, out / "cases", leave_out=leave_out)
+    model = Anatomy(recipe, choose_device(device))
+    last = recipe.iterations if iterations is None and minutes is None else iterations
+    batches = Chests(persons, recipe.variation, slab=recipe.slab, batch=recipe.batch, seed=recipe.seed)
+    done = run(model, batches, out, iterations=last, minutes=minutes, resume=resume, log_every=10, checkpoint_every=250, on_log=on_log)
+    return export(out, out, [person.name for person in persons], done, recipe)
+
+
+def export(out: Path, folder: Path, persons: list[str], done: int, recipe: AnatomyRecipe = AnatomyRecipe(), **more) -> ModelCard:
+    """The averaged generator of the training in ``out`` as a model file in ``folder``."""
+    weights = {n.removeprefix("averaged."): w for n, w in load_weights(out).items() if n.startswith("averaged.")}
+    return save_model(
+        folder,
+        weights,
+        **{
+            "name": "anatomy",
+            "title": "Model of anatomy: whole chests from noise",
+            "kind": "anatomy",
+            "version": f"{done} iterations",
+            "description": "CT-SGAN's recurrent latent drives a field that lays the standard anatomy out as another person's chest; the default "
+            "model renders the label map.",
+            "network": asdict(recipe.network),
+            "hu_map": {},
+            "training_data": [f"{name}: tissue map of the whole chest" for name in persons],
+            "limits": ["Each structure of the standard anatomy is always there; pathology, other sexes' or children's proportions are not.",
+                       "No person's own texture or outline is drawn, only displacements learned from a few persons."],
+        } | more,
+    )  # fmt: skip
