@@ -42,7 +42,7 @@ def run(args):
     request = flags.request_from(args)
     table, names = flags.labels_from(args)
     started = time.perf_counter()
-    progress = _tell if args.tell_progress else progress_line()
+    progress = tell if args.tell_progress else progress_line()
     from ..synthesis.organ_style import margin_mm, style_ct, style_segmentation  # torch: only now
     from ..synthesis.style_reference import Style, reference_of
 
@@ -77,7 +77,8 @@ def run(args):
           f"structures, {time.perf_counter() - started:.1f} s")  # fmt: skip
 
 
-def _tell(fraction, stage):
+def tell(fraction, stage):
+    """Progress as a line of JSON, for other programs."""
     print(json.dumps({"fraction": round(float(fraction), 4), "stage": stage}), file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,7 @@ HIDDEN = 48
 class AnatomyEncoder(nn.Module):
     """Fields (B, 3, K, J, I) in mm → mean and log variance of the patient noise (B, 2, patient) and of ε (B, 2, K, slices)."""
 
-    def __init__(self, config: AnatomyGeneratorConfig = AnatomyGeneratorConfig()):
+    def __init__(self, config: AnatomyGeneratorConfig):
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip((3, *WIDTHS), WIDTHS, strict=False))
         rows, columns = (-(-n // 2 ** len(WIDTHS)) for n in config.knots[1:])

@@ -1,8 +1,8 @@
 """The model of anatomy: CT-SGAN's recurrent latent drives, slice after slice, where in a standard anatomy each place of a chest lies.
 
 A generator of voxels trained on eight chests draws blurred ribs or copies; one of displacements draws each structure of the standard
-anatomy (Dalca et al. 2019 learn such deformations of a template) where, and as large as, chests have it. So a label map of 100 structures comes
-from a network of half a million weights, its borders as sharp as the template's at any resolution.
+anatomy where, and as large as, chests have it (Dalca et al. 2019 learn such deformations of a template). So a label map of a hundred
+structures comes from a network of 300,000 weights, its borders as sharp as the template's at any resolution.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class AnatomyGenerator(nn.Module):
         self.config = config
         _, rows, columns = config.knots
         self.latent = RecurrentLatent(config.latent)
-        self.start = nn.Linear(config.latent.size + 2 * config.waves + 1, config.width[0] * (rows // 4) * (columns // 4))
+        told = config.latent.size + 2 * config.waves + 1
+        self.start = nn.Linear(told, config.width[0] * (rows // 4) * (columns // 4))
         self.blocks = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1) for before, after in zip(config.width, (*config.width[1:], config.width[-1]), strict=True)
         )

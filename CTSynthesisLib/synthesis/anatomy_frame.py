@@ -34,8 +34,8 @@ def tissue_of_classes() -> dict[int, int]:
 
 @cache
 def standard_shares() -> torch.Tensor:
-    """Share (tissues, D, H, W) of each tissue in cells of 4 mm of the standard anatomy, continued beyond its ends; the middle of the grid is
-    that of the anatomy."""
+    """Share (tissues, D, H, W) of each tissue in cells of 4 mm of the standard anatomy, continued beyond its ends; the middle of the grid
+    is that of the anatomy."""
     anatomy = standard_anatomy()
     table = torch.zeros(256, dtype=torch.long)
     for u in anatomy.understood:

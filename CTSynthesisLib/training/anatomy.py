@@ -1,7 +1,7 @@
 """Training of the model of anatomy, preset ``anatomy``: ``ctsynthesis train anatomy --data DIR -o DIR``.
 
-CT-SGAN's alternating updates with its slice and slab critics (Pesaranghader et al. 2021), which judge label maps here; beside them, because so
-few persons do not carry an adversarial loss alone, an encoder that tells each field's noise (Larsen et al. 2016, VAE/GAN).
+CT-SGAN's alternating updates with its slice and slab critics (Pesaranghader et al. 2021), which judge label maps here; beside them, because
+so few persons do not carry an adversarial loss alone, an encoder that tells each field's noise (Larsen et al. 2016, VAE/GAN).
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def export(out: Path, folder: Path, persons: list[str], done: int, recipe: Anato
             "title": "Model of anatomy: whole chests from noise",
             "kind": "anatomy",
             "version": f"{done} iterations",
-            "description": "CT-SGAN's recurrent latent drives a field that lays the standard anatomy out as another person's chest; the default "
-            "model renders the label map.",
+            "description": "CT-SGAN's recurrent latent drives a field that lays the standard anatomy out as another person's chest; the "
+            "default model renders the label map.",
             "network": asdict(recipe.network),
             "hu_map": {},
             "training_data": [f"{name}: tissue map of the whole chest" for name in persons],

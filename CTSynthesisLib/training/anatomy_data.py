@@ -7,7 +7,9 @@ comes from what is done to them: two persons' fits are blended, and all is scale
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +49,12 @@ def load_persons(data: str | Path, cache: str | Path, *, leave_out: tuple[str, .
     UnusableInput
         If there are fewer than two.
     """
-    cache = Path(cache)
     found = []
-    names = [path.parent.name for path in sorted(Path(data).glob("*/ct.nrrd"))]
-    for name in names:
-        kept = cache / f"{name}.chest.npz"
-        if name in leave_out:
-            continue
+    for name, load in whole_chests(data, cache, leave_out=leave_out, report=report):
+        kept = Path(cache) / f"{name}.chest.npz"
         if not kept.exists():
-            (case,) = load_cases(data, cache, leave_out=tuple(n for n in names if n != name), report=report)
-            if _lung_ml(case) < LEAST_LUNG_ML:
+            case = load()
+            if case is None:
                 continue
             report(f"fitting the standard anatomy to {name}")
             _prepare(case, kept)
@@ -68,7 +66,21 @@ def load_persons(data: str | Path, cache: str | Path, *, leave_out: tuple[str, .
     return found
 
 
-def _lung_ml(case: Case) -> float:
+def whole_chests(
+    data: str | Path, cache: str | Path, *, leave_out: tuple[str, ...] = (), report=print
+) -> Iterator[tuple[str, Callable[[], Case | None]]]:
+    """Names of the cases under ``data`` and how to load each; loading gives None for one that is no whole chest."""
+    names = [path.parent.name for path in sorted(Path(data).glob("*/ct.nrrd"))]
+
+    def load(name):
+        (case,) = load_cases(data, cache, leave_out=tuple(n for n in names if n != name), report=report)
+        return case if lung_ml(case) >= LEAST_LUNG_ML else None
+
+    return ((name, partial(load, name)) for name in names if name not in leave_out)
+
+
+def lung_ml(case: Case) -> float:
+    """What the lungs and their vessels fill."""
     lungs = [value for value, kind in case.tissue.items() if kind == LUNG] + [_VALUE["lung_vessels"]]
     return float(np.isin(case.values, lungs).sum() * np.prod(case.spacing) / 1000)
 
@@ -169,7 +181,7 @@ class Chests:
         return {name: torch.stack([one[name] for one in samples]) for name in samples[0]} | {"first": first}
 
     def _sample(self, rng, slab):
-        """``field`` (3, K, J/2, I/2) on the generator's knots and its person's ``shares`` in a slab; ``known`` (slab,) says where those are."""
+        """``field`` (3, K, J/2, I/2) on the generator's knots, its person's ``shares`` in a slab; ``known`` (slab,) says where those are."""
         a, b = (self.persons[n] for n in rng.choice(len(self.persons), 2, replace=False))
         blended = rng.random() < self.variation.blended
         weight = float(rng.uniform(0.15, 0.85)) if blended else 1.0

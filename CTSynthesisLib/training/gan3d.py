@@ -1,0 +1,126 @@
+"""The baseline of CT-SGAN's Table 1: a vanilla 3D GAN of 128³ voxels. The paper names no more, so layers and numbers are 3D-GAN's
+(Wu et al. 2016) with the losses of Goodfellow et al. (2014)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .. import modelstore
+from ..networks.ct_sgan import GAN3DConfig, VolumeCritic, VolumeGenerator
+from ..synthesis.mask_cgan import choose_device, compute_dtype
+from . import ct_sgan_losses, loop
+from .chest_volumes import HU_RANGE, Augmentation, Volumes, load_cubes, to_hounsfield
+from .ctsgan2021 import initialise
+from .volume_strip import VolumeStrip
+
+CUBE = 224  # voxels, of the cubes that CT-SGAN learns from: the same, made smaller
+
+
+@dataclass(frozen=True)
+class GAN3D:
+    network: GAN3DConfig = field(default_factory=GAN3DConfig)  # fewer filters than Wu's, whose volumes are 64³
+    batch: int = 2
+    learning_rate_G: float = 2.5e-3 / 10  # Wu's is for batches of 100
+    learning_rate_D: float = 1e-5 * 10
+    betas: tuple[float, float] = (0.5, 0.999)
+    accurate: float = 0.8  # Wu: D is only updated if its accuracy in the last batch was not higher
+    iterations: int = 20_000
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+
+class GAN3DTraining:
+    """Generator, discriminator and one alternating update."""
+
+    def __init__(self, preset: GAN3D, device="cpu", precision=torch.float32):
+        self.preset, self.device, self.precision, self.iteration, self.accuracy = preset, device, precision, 0, 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(preset.seed)
+            self.generator, self.critic = VolumeGenerator(preset.network), VolumeCritic(preset.network)
+            for network in (self.generator, self.critic):
+                network.apply(initialise)
+                network.to(device)
+        self.optimizer_G = torch.optim.Adam(self.generator.parameters(), preset.learning_rate_G, preset.betas)
+        self.optimizer_D = torch.optim.Adam(self.critic.parameters(), preset.learning_rate_D, preset.betas)
+
+    def step(self, batch) -> dict[str, float]:
+        real = batch["real"].to(self.device)
+        z = torch.randn(len(real), self.preset.network.noise, generator=torch.Generator().manual_seed(self.iteration)).to(self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            fake = self.generator(z)
+            self.critic.requires_grad_(True)
+            self.optimizer_D.zero_grad()
+            on_real, on_fake = self.critic(real).float()[:, None], self.critic(fake.detach()).float()[:, None]
+            loss_D = ct_sgan_losses.critic_loss("jensen-shannon", [on_real], [on_fake])
+            if self.accuracy <= self.preset.accurate:
+                loss_D.backward()
+                self.optimizer_D.step()
+            self.accuracy = float(((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2)
+
+            self.critic.requires_grad_(False)
+            self.optimizer_G.zero_grad()
+            loss_G = ct_sgan_losses.generator_loss("jensen-shannon", [self.critic(fake).float()[:, None]])
+            loss_G.backward()
+            self.optimizer_G.step()
+        self.iteration += 1
+        return {"loss_D": loss_D.item(), "loss_G": loss_G.item(), "accuracy": self.accuracy}
+
+    @torch.no_grad()
+    def volumes(self, seed: int, size: int = CUBE) -> torch.Tensor:
+        """A volume (1, size, size, size) in HU, "then resizing the generated scans"."""
+        self.generator.eval()
+        z = torch.randn(1, self.preset.network.noise, generator=torch.Generator().manual_seed(seed)).to(self.device)
+        volume = self.generator(z)
+        self.generator.train()
+        return to_hounsfield(F.interpolate(volume.float(), size=(size,) * 3, mode="trilinear", align_corners=False))[:, 0].cpu()
+
+    def state(self):
+        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
+        weights |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
+        rest = {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
+        return weights, rest | {"iteration": self.iteration, "accuracy": self.accuracy}
+
+    def load_state(self, weights, rest):
+        for prefix, network in (("generator.", self.generator), ("critic.", self.critic)):
+            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+        self.optimizer_G.load_state_dict(rest["optimizer_G"])
+        self.optimizer_D.load_state_dict(rest["optimizer_D"])
+        self.iteration, self.accuracy = rest["iteration"], rest["accuracy"]
+
+
+def train(
+    data: str | Path, out: str | Path, *, leave_out: tuple[str, ...] = (), iterations: int | None = None, minutes: float | None = None,
+    resume: bool = False, device: str = "auto", preset: GAN3D = GAN3D(), checkpoint_every: int = 100, on_log=None,
+) -> Path:  # fmt: skip
+    """Train on the whole chests under ``data``; ``out`` gets log, checkpoint, ``gan3d.safetensors``, its card and ``strip.png``."""
+    out = Path(out)
+    if not resume:
+        loop.refuse_to_overwrite(out)
+    cubes = load_cubes(data, out / "cases", CUBE, leave_out=leave_out)
+    device = choose_device(device)
+    model = GAN3DTraining(preset, device, compute_dtype(device))
+    last = preset.iterations if iterations is None and minutes is None else iterations
+    batches = Volumes(cubes, preset.augmentation, size=preset.network.size, batch=preset.batch, seed=preset.seed)
+    strip = VolumeStrip(lambda: model.volumes(preset.seed)[0], out / "samples", last)
+
+    def log(done, figures):
+        strip.take(done)
+        if on_log:
+            on_log(done, figures)
+
+    done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
+    strip.take(done, last=True)
+    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
+    spacing = [sum(cube.spacing[a] for cube in cubes) / len(cubes) for a in range(3)]
+    modelstore.save_model(
+        out, weights, name="gan3d", title="3D GAN (baseline)", kind="gan3d", version=f"{done} iterations",
+        description="The vanilla 3D GAN that CT-SGAN is compared with: 128³, enlarged to 224³.",
+        network={**asdict(preset.network), "spacing": spacing, "cube": CUBE}, hu_map={"range": list(HU_RANGE)},
+        training_data=[f"{cube.name}: the whole chest" for cube in cubes], limits=["A baseline; it draws no usable CT."],
+    )  # fmt: skip
+    strip.draw(out / "strip.png")
+    return out
