@@ -34,6 +34,11 @@ def add_arguments(parser):
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where the network runs (default: auto)")
     parser.add_argument("--audit", action="store_true", help="also compare the model's volumes with all training scans: does it copy?")
     parser.add_argument("--style", action="store_true", help="measure organ-wise style instead: each case in the style of each")
+    parser.add_argument("--volumes", action="store_true", help="measure volumes from nothing instead, beside the real chests of the data")
+    parser.add_argument(
+        "--presets", nargs="+", default=[], metavar="NAME|FILE", help="--volumes: models of `volume` (default: those that ship)"
+    )  # fmt: skip
+    parser.add_argument("-n", "--number", type=int, default=8, metavar="N", help="--volumes: how many of each preset (default: 8)")
     parser.add_argument("--slices", type=int, default=16, metavar="N", help="--style: slices of each content (default: 16)")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="--style: also the slow path, so many steps (default: 0)")
     parser.add_argument("--inception", metavar="FILE", help="weights of the usual Inception network, for its Fréchet distance")
@@ -52,6 +57,9 @@ def run(args):
     out = Path(args.output)
     if args.style:
         _style(args, out)
+        return
+    if args.volumes:
+        _volumes(args, out)
         return
     plan = Plan(
         data=Path(args.data), out=out, model=args.model, cases=tuple(args.cases), conditions=tuple(args.conditions),
@@ -77,6 +85,18 @@ def _style(args, out: Path):
     plan = StylePlan(Path(args.data), out, tuple(args.cases), args.slices, args.refine, args.seed, args.device)
     evaluate_style(plan, report=lambda line: print(line, flush=True))
     print(f"\n{out / 'style.json'}: every figure")
+
+
+def _volumes(args, out: Path):
+    from ..evaluation.volume_evaluation import VolumePlan, evaluate_volumes
+    from ..synthesis.ct_sgan import PRESETS
+
+    plan = VolumePlan(
+        Path(args.data), out, tuple(args.presets or PRESETS), tuple(args.cases), args.number, args.seed,
+        Path(args.inception) if args.inception else None, args.device,
+    )  # fmt: skip
+    evaluate_volumes(plan, report=lambda line: print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout, flush=True))
+    print(f"\n{out / 'volumes.md'}: the table; {out / 'volumes.json'}: every figure")
 
 
 def _would_be_committed(folder: Path) -> bool:

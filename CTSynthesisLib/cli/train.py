@@ -2,10 +2,10 @@
 
 PRESET is `default` (the model that ships), `completion` (the network that fills in for it what a segmentation leaves open),
 `segmenter` (the network that measures how faithful a CT is to its label map), `style_encoder` (the network in whose features styles are
-compared), `anatomy` (the model that draws whole chests for `volume`), `habijan2022` (paper 000, exactly as published),
-`krishna2019` (paper 001, exactly as published: one model for the style of one CT), `ctsgan2021` (paper 004, exactly as published) or
-`gan3d` (the 3D GAN that it is compared with). DIR holds one folder a case with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for habijan2022
-also MM-WHS' own files.
+compared), `anatomy` (the model that draws whole chests for `volume`), `habijan2022` (paper 000, exactly as published), `krishna2019`
+(paper 001, exactly as published: one model for the style of one CT), `ctsgan2021` (paper 004, exactly as published) or `gan3d` (the 3D
+GAN that it is compared with). DIR holds one folder a case with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for
+habijan2022 also MM-WHS' own files.
 """
 
 from __future__ import annotations

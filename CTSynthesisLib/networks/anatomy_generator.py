@@ -24,6 +24,7 @@ UNIT_MM = 10.0  # of the network's output
 class AnatomyGeneratorConfig:
     latent: RecurrentLatentConfig = field(default_factory=lambda: RecurrentLatentConfig(patient=32, slices=8, hidden=32))
     knots: tuple[int, int, int] = (36, 20, 28)  # (k, j, i): slices, and knots in a slice; j and i multiples of 4
+    hidden: int = 128
     width: tuple[int, int, int] = (64, 48, 32)
     waves: int = 4  # of a slice's position, told beside its latent vector
 
@@ -32,6 +33,7 @@ class AnatomyGenerator(nn.Module):
     """Noise as :class:`RecurrentLatent` takes it → field (B, 3, K, J, I): displacement in mm along (k, j, i) at the knots.
 
     Its slice generator is told the slice's position, which CT-SGAN's critic is told too: a lung's apex and base are no matter of chance.
+    What it draws is added to the mean field of the persons trained on and to a shift, scale and shear of each slice.
     """
 
     def __init__(self, config: AnatomyGeneratorConfig = AnatomyGeneratorConfig()):
@@ -40,13 +42,19 @@ class AnatomyGenerator(nn.Module):
         _, rows, columns = config.knots
         self.latent = RecurrentLatent(config.latent)
         told = config.latent.size + 2 * config.waves + 1
-        self.start = nn.Linear(told, config.width[0] * (rows // 4) * (columns // 4))
+        self.told = nn.Sequential(
+            nn.Linear(told, config.hidden), nn.LeakyReLU(0.2), nn.Linear(config.hidden, config.hidden), nn.LeakyReLU(0.2)
+        )
+        self.linear = nn.Linear(config.hidden, 9)
+        self.start = nn.Linear(config.hidden, config.width[0] * (rows // 4) * (columns // 4))
         self.blocks = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(config.width, (*config.width[1:], config.width[-1]), strict=True)
+            nn.Conv2d(before, after, 3, padding=1)
+            for before, after in zip(config.width, (*config.width[1:], config.width[-1]), strict=True)
         )
         self.end = nn.Conv2d(config.width[-1], 3, 3, padding=1)
         nn.init.normal_(self.end.weight, 0, 0.01)
         nn.init.zeros_(self.end.bias)
+        self.register_buffer("mean", torch.zeros(3, *config.knots))  # mm
 
     def forward(self, patient: torch.Tensor, slices: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         return self.draw(self.latent(patient, slices, start))
@@ -55,13 +63,15 @@ class AnatomyGenerator(nn.Module):
         """The field of slice vectors z (B, K, size)."""
         (count, length, _), (_, rows, columns) = z.shape, self.config.knots
         z = torch.cat([z, self._position(length).to(z).expand(count, -1, -1)], 2)
-        x = self.start(z.flatten(0, 1)).unflatten(1, (-1, rows // 4, columns // 4))  # (B K, 64, 5, 7)
+        told = self.told(z.flatten(0, 1))
+        x = self.start(told).unflatten(1, (-1, rows // 4, columns // 4))  # (B K, 64, 5, 7)
         for n, block in enumerate(self.blocks):
             if n:
                 x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = F.leaky_relu(block(x), 0.2)
-        x = self.end(x).unflatten(0, (count, length)).transpose(1, 2)  # (B, 3, K, 20, 28)
-        return UNIT_MM * smoothed(x)
+        shift, down, across = self.linear(told).unflatten(1, (3, 3, 1, 1)).unbind(1)  # each (B K, 3, 1, 1)
+        x = self.end(x) + shift + down * torch.linspace(-1, 1, rows).to(x)[:, None] + across * torch.linspace(-1, 1, columns).to(x)
+        return self.mean + UNIT_MM * smoothed(x.unflatten(0, (count, length)).transpose(1, 2))  # (B, 3, K, 20, 28)
 
     def _position(self, length: int) -> torch.Tensor:
         at = torch.linspace(-1, 1, length)[:, None]

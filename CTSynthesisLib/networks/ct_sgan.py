@@ -1,8 +1,9 @@
 """CT-SGAN's slice generator and critics, and the vanilla 3D GAN of its Table 1 (Pesaranghader et al. 2021).
 
 The paper names the sub-networks and their inputs, not their layers. "The model architecture is closely related to" MoCoGAN (its
-reference 29): so these are DCGAN's layers (its reference 24), as MoCoGAN has them: transposed convolutions of kernel 4 and stride 2 with
-batch norm in the generator, leaky ReLU in the critics. The critics have no norm, because Mescheder's gradient penalty is one for each sample.
+reference 29): so these are DCGAN's layers (its reference 24), as MoCoGAN has them: transposed convolutions of kernel 4 and stride 2
+with batch norm in the generator, leaky ReLU in the critics. The critics have no norm, because Mescheder's gradient penalty is one for
+each sample.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -109,9 +110,18 @@ def write(cohort: Cohort, n: int, drawn: Drawn, seconds: float):
         "number": n, "seed": drawn.seed, "files": files,
         "voxels": list(geometry.shape[::-1]), "spacing": geometry.spacing.round(4).tolist(),
         "structures": [segment.name for segment in drawn.labelmap.segments] if drawn.labelmap else None,
-        "seconds": round(seconds, 2), "provenance": drawn.volume.metadata,
+        "seconds": round(seconds, 2), "peak_mb": peak_mb(), "provenance": drawn.volume.metadata,
     }  # fmt: skip
     _write_json(_record(cohort, n), record)
+
+
+def peak_mb() -> int | None:
+    """The process's largest memory so far; None on Windows, which does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024))
 
 
 def list_all(cohort: Cohort):
@@ -138,7 +148,7 @@ def _begin(cohort: Cohort, resume: bool):
             flat = [{**one["request"], "format": one["format"], "segmentation": one["segmentation"], "weights": one["weights"]}
                     for one in (before, settings)]  # fmt: skip
             different = ", ".join(sorted(name for name in flat[1] if flat[0].get(name) != flat[1][name]))
-            raise UnusableInput(f"'{cohort.folder}' holds a cohort made with another {different}; repeat its settings, or name a new folder.")
+            raise UnusableInput(f"'{cohort.folder}' holds a cohort made with another {different}; repeat its settings, or name a new one.")
         return
     if any(entry for entry in cohort.folder.iterdir() if not entry.name.startswith(".")) and not resume:
         raise UnusableInput(f"'{cohort.folder}' is not an empty folder; name a new or empty one, so that nothing is mixed or overwritten.")

@@ -20,7 +20,7 @@ from .request import DEVICES, Request
 
 PRESETS = ("anatomy", "ctsgan2021", "gan3d")
 KINDS = ("anatomy", "ctsgan2021", "gan3d")  # of models that need no segmentation
-EXTENT_MM = (288.0, 400.0, 400.0)  # (k, j, i)
+EXTENT_MM = (288.0, 432.0, 432.0)  # (k, j, i)
 SIZES = (64, 1024)
 MOST_NODULES = 50
 MARGIN = 12  # voxels of air around the body that the renderer sees

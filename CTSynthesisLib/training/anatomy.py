@@ -26,20 +26,21 @@ from .loop import load_weights, run
 class AnatomyRecipe:
     network: AnatomyGeneratorConfig = field(default_factory=AnatomyGeneratorConfig)
     variation: Variation = field(default_factory=Variation)
-    batch: int = 2
+    batch: int = 8
+    drawn: int = 2  # of them, whose tissues are drawn and judged
     slab: int = 10  # slices of 4 mm that are drawn and judged in one step
     critic_widths: tuple[int, ...] = (16, 32, 64, 96)
     loss: str = "jensen-shannon"
     penalty: float = 1.0  # weight of R1
-    rate: float = 2e-3
+    rate: float = 3e-3
     critic_rate: float = 2e-4
     fields: float = 1.0  # weight of the fields' squared error in units of 10 mm
     tissues: float = 1.0  # of the tissues' mean absolute error
     information: float = 2e-4  # of the Kullback-Leibler divergence of the encoder's noise from a normal one, in nats
     adversarial: float = 0.003
-    alone: int = 200  # iterations before the critics count
+    alone: int = 500  # iterations on fields alone
     average: float = 0.99
-    iterations: int = 1500
+    iterations: int = 1400
     seed: int = 0
 
 
@@ -65,20 +66,19 @@ class Anatomy:
     def step(self, batch) -> dict[str, float]:
         r, losses = self.recipe, {}
         self.first = batch["first"]
-        batch = {name: batch[name].to(self.device) for name in ("field", "shares", "known")}
+        batch = {name: batch[name].to(self.device) for name in ("field", "shares", "known") if name in batch}
         self.random = torch.Generator().manual_seed(r.seed * 1_000_003 + self.iteration)
         self.position = torch.linspace(-1, 1, 2 * CELLS[0], device=self.device)[self.first : self.first + r.slab]
         for group in self.optimizer_g.param_groups:  # falls to a twentieth by the recipe's end
             group["lr"] = r.rate * max(0.05, 1 - self.iteration / r.iterations)
-        noise = self.generator.latent.noise(len(batch["field"]), batch["field"].shape[2], self.random)
-        self.fake = self.generator(*(part.to(self.device) for part in noise))
         if judged := self.iteration >= r.alone:
+            noise = self.generator.latent.noise(r.drawn, batch["field"].shape[2], self.random)
+            self.fake = self.generator(*(part.to(self.device) for part in noise))
             self.backward_critics(batch, losses)
         self.backward_generator(batch, losses, judged)
         with torch.no_grad():
             for name, parameter in self.generator.named_parameters():
                 self.averaged[name].lerp_(parameter, 1 - min(r.average, (1 + self.iteration) / (10 + self.iteration)))
-            losses["spread"] = self.fake.std(0).mean() / batch["field"].std(0).mean()  # of generated fields over given ones
         self.iteration += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -94,7 +94,7 @@ class Anatomy:
         r = self.recipe
         self.critics.requires_grad_(True)
         self.optimizer_d.zero_grad(set_to_none=True)
-        real = drawn_shares(batch["field"], self.first, r.slab).requires_grad_(True)
+        real = drawn_shares(batch["field"][: r.drawn], self.first, r.slab).requires_grad_(True)
         fake = drawn_shares(self.fake.detach(), self.first, r.slab)
         on_real, on_fake = self.decisions(real), self.decisions(fake)
         losses["critic"] = ct_sgan_losses.critic_loss(r.loss, on_real, on_fake)
@@ -112,13 +112,14 @@ class Anatomy:
         _, _, start = self.generator.latent.noise(len(patient), slices.shape[2], self.random)
         again = self.generator(self._drawn(patient), self._drawn(slices), start.to(self.device))
         losses["fields"] = ((again - batch["field"]) / UNIT_MM).square().mean()
-        known = batch["known"][:, None, :, None, None].float()
-        error = (drawn_shares(again, self.first, r.slab) - batch["shares"]).abs().sum(1, keepdim=True) / 2
-        losses["tissues"] = (known * error).sum() / (known.expand_as(error).sum() + 1)
-        loss = r.fields * losses["fields"] + r.tissues * losses["tissues"] + r.information * losses["information"]
+        loss = r.fields * losses["fields"] + r.information * losses["information"]
         if judged:
-            losses["adversarial"] = ct_sgan_losses.generator_loss(r.loss, self.decisions(drawn_shares(self.fake, self.first, r.slab)))
-            loss = loss + r.adversarial * losses["adversarial"]
+            known = batch["known"][:, None, :, None, None].float()
+            error = (drawn_shares(again[: r.drawn], self.first, r.slab) - batch["shares"]).abs().sum(1, keepdim=True) / 2
+            losses["tissues"] = (known * error).sum() / (known.expand_as(error).sum() + 1)
+            fake = drawn_shares(self.fake, self.first, r.slab)
+            losses["adversarial"] = ct_sgan_losses.generator_loss(r.loss, self.decisions(fake))
+            loss = loss + r.tissues * losses["tissues"] + r.adversarial * losses["adversarial"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
         self.optimizer_g.step()
@@ -164,14 +165,19 @@ def train(
     persons = load_persons(data, out / "cases", leave_out=leave_out)
     model = Anatomy(recipe, choose_device(device))
     last = recipe.iterations if iterations is None and minutes is None else iterations
-    batches = Chests(persons, recipe.variation, slab=recipe.slab, batch=recipe.batch, seed=recipe.seed)
+    batches = Chests(
+        persons, recipe.variation, slab=recipe.slab, batch=recipe.batch, drawn=recipe.drawn, alone=recipe.alone, seed=recipe.seed
+    )
+    model.generator.mean.copy_(batches.mean)
     done = run(model, batches, out, iterations=last, minutes=minutes, resume=resume, log_every=10, checkpoint_every=250, on_log=on_log)
     return export(out, out, [person.name for person in persons], done, recipe)
 
 
 def export(out: Path, folder: Path, persons: list[str], done: int, recipe: AnatomyRecipe = AnatomyRecipe(), **more) -> ModelCard:
     """The averaged generator of the training in ``out`` as a model file in ``folder``."""
-    weights = {n.removeprefix("averaged."): w for n, w in load_weights(out).items() if n.startswith("averaged.")}
+    kept = load_weights(out)
+    weights = {n.removeprefix("averaged."): w for n, w in kept.items() if n.startswith("averaged.")}
+    weights["mean"] = kept["networks.generator.mean"]
     return save_model(
         folder,
         weights,

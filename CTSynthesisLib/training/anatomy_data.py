@@ -171,30 +171,41 @@ class Variation:
 class Chests:
     """``sampler(n)`` is batch n: a function of n alone, so that a resumed training sees what it would have seen."""
 
-    def __init__(self, persons: list[Person], variation: Variation = Variation(), *, slab: int, batch: int, seed: int = 0):
-        self.persons, self.variation, self.slab, self.batch, self.seed = persons, variation, slab, batch, seed
+    def __init__(self, persons: list[Person], variation: Variation, *, slab: int, batch: int, drawn: int, alone: int, seed: int = 0):
+        self.persons, self.variation, self.seed = persons, variation, seed
+        self.slab, self.batch, self.drawn, self.alone = slab, batch, drawn, alone
 
     def __call__(self, n: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, n))
         first = int(rng.integers(2 * CELLS[0] - self.slab + 1))
-        samples = [self._sample(rng, slice(first, first + self.slab)) for _ in range(self.batch)]
-        return {name: torch.stack([one[name] for one in samples]) for name in samples[0]} | {"first": first}
+        window = slice(first, first + self.slab)
+        samples = [self._sample(rng, window if n >= self.alone and m < self.drawn else None) for m in range(self.batch)]
+        stacked = {name: torch.stack([one[name] for one in samples if name in one]) for name in samples[0]}
+        return stacked | {"first": first}
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """The persons' mean field on the generator's knots."""
+        return on_knots(torch.stack([person.field for person in self.persons]).mean(0))
 
     def _sample(self, rng, slab):
-        """``field`` (3, K, J/2, I/2) on the generator's knots, its person's ``shares`` in a slab; ``known`` (slab,) says where those are."""
+        """``field`` (3, K, J/2, I/2) on the generator's knots; if a ``slab`` is wanted, its person's ``shares`` there, and where they are
+        ``known`` (slab,)."""
         a, b = (self.persons[n] for n in rng.choice(len(self.persons), 2, replace=False))
-        blended = rng.random() < self.variation.blended
+        blended = slab is None and rng.random() < self.variation.blended
         weight = float(rng.uniform(0.15, 0.85)) if blended else 1.0
         field = weight * a.field + (1 - weight) * b.field
         at = self._moved(rng)  # (3, K, J, I): where in the person each cell of the frame looks
         moved = at - identity(CELL_MM)
         field = moved + _sampled(field, at)
+        sample = {"field": on_knots(field)}
+        if slab is None:
+            return sample
         fine = F.interpolate(moved[None], scale_factor=2, mode="trilinear", align_corners=False)[0] + identity(SHARES_MM)
         fine = fine[:, slab]
         shares = _sampled(a.shares, fine)
         reach = _sampled(a.seen.float()[None, :, None, None], fine).mean((0, 2, 3))
-        ratio = int(KNOT_MM / CELL_MM)
-        return {"field": F.avg_pool3d(field[None], (1, ratio, ratio))[0], "shares": shares, "known": (reach > 0.95) & (not blended)}
+        return sample | {"shares": shares, "known": reach > 0.95}
 
     def _moved(self, rng):
         v = self.variation
@@ -206,6 +217,12 @@ class Chests:
         knots = torch.tensor(rng.normal(0, v.bend, (1, 3, *(max(4, round(n * CELL_MM / 64)) for n in CELLS))), dtype=torch.float32)
         bend = F.interpolate(knots, size=CELLS, mode="trilinear", align_corners=True)
         return x + F.avg_pool3d(F.pad(bend, (2,) * 6, mode="replicate"), 5, stride=1)[0]
+
+
+def on_knots(field: torch.Tensor) -> torch.Tensor:
+    """A field (3, K, J, I) of cells of 8 mm on the generator's knots, 16 mm apart in the slice."""
+    ratio = int(KNOT_MM / CELL_MM)
+    return F.avg_pool3d(field[None], (1, ratio, ratio))[0]
 
 
 def _sampled(x, at) -> torch.Tensor:

@@ -106,7 +106,7 @@ def augmented(stack: torch.Tensor, a: Augmentation, rng: np.random.Generator) ->
 
 
 class Slabs:
-    """``sampler(n)`` is batch n, a function of n alone: three-slices (B, N, 3, H, W) at ``slab`` neighbouring places, the first ``first``."""
+    """``sampler(n)`` is batch n, a function of n alone: three-slices (B, N, 3, H, W) at ``slab`` neighbouring places from ``first`` on."""
 
     def __init__(self, cubes: list[Cube], augmentation: Augmentation, *, slab: int, batch: int, seed: int = 0):
         self.cubes, self.augmentation, self.slab, self.batch, self.seed = cubes, augmentation, slab, batch, seed
