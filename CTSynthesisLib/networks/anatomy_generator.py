@@ -21,16 +21,29 @@ UNIT_MM = 10.0  # of the network's output
 
 
 @dataclass(frozen=True)
+class Stature:
+    """Standard deviations of what needs no learning: how tall and broad a person is, and how he lies. Ten numbers of noise."""
+
+    size: float = 0.05  # log scale, all axes alike
+    proportion: float = 0.06  # log scale, each axis by itself
+    turn: float = 0.035  # rad
+    shift: tuple[float, float, float] = (8.0, 4.0, 4.0)  # mm
+    numbers: int = 10
+
+
+@dataclass(frozen=True)
 class AnatomyGeneratorConfig:
     latent: RecurrentLatentConfig = field(default_factory=lambda: RecurrentLatentConfig(patient=32, slices=8, hidden=32))
+    stature: Stature = Stature()
     knots: tuple[int, int, int] = (36, 20, 28)  # (k, j, i): slices, and knots in a slice; j and i multiples of 4
+    extent: tuple[float, float, float] = (288.0, 320.0, 448.0)  # mm
     hidden: int = 128
     width: tuple[int, int, int] = (64, 48, 32)
     waves: int = 4  # of a slice's position, told beside its latent vector
 
 
 class AnatomyGenerator(nn.Module):
-    """Noise as :class:`RecurrentLatent` takes it → field (B, 3, K, J, I): displacement in mm along (k, j, i) at the knots.
+    """Noise, see :meth:`noise` → field (B, 3, K, J, I): displacement in mm along (k, j, i) at the knots.
 
     Its slice generator is told the slice's position, which CT-SGAN's critic is told too: a lung's apex and base are no matter of chance.
     What it draws is added to the mean field of the persons trained on and to a shift, scale and shear of each slice.
@@ -56,11 +69,30 @@ class AnatomyGenerator(nn.Module):
         nn.init.zeros_(self.end.bias)
         self.register_buffer("mean", torch.zeros(3, *config.knots))  # mm
 
-    def forward(self, patient: torch.Tensor, slices: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        return self.draw(self.latent(patient, slices, start))
+    def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, ...]:
+        """Gaussian noise for ``count`` persons: stature (B, 10), and what :class:`RecurrentLatent` takes."""
+        stature = torch.randn(count, self.config.stature.numbers, generator=generator)
+        return stature, *self.latent.noise(count, self.config.knots[0], generator)
+
+    def forward(self, stature: torch.Tensor, patient: torch.Tensor, slices: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        return self.with_stature(self.draw(self.latent(patient, slices, start)), stature)
+
+    def with_stature(self, field: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """``field`` seen through a scale, turn and shift: the place x looks where A x + t did."""
+        s, knots = self.config.stature, field.shape[2:]
+        scale = (s.size * noise[:, :1] + s.proportion * noise[:, 1:4]).exp()  # (B, 3)
+        a, b, c = (s.turn * noise[:, 4:7]).unbind(1)
+        zero = torch.zeros_like(a)
+        turn = torch.matrix_exp(torch.stack([zero, -c, b, c, zero, -a, -b, a, zero], 1).unflatten(1, (3, 3)))
+        axes = [((torch.arange(n) + 0.5) / n - 0.5) * e for n, e in zip(knots, self.config.extent, strict=True)]
+        x = torch.stack(torch.meshgrid(*axes, indexing="ij")).to(field)
+        shift = torch.tensor(s.shift).to(field) * noise[:, 7:]
+        at = torch.einsum("nab,bdhw->nadhw", turn * scale[:, None], x) + shift[:, :, None, None, None]
+        grid = torch.stack([2 * at[:, axis] / self.config.extent[axis] for axis in (2, 1, 0)], -1)
+        return at - x + F.grid_sample(field, grid, padding_mode="border", align_corners=False)
 
     def draw(self, z: torch.Tensor) -> torch.Tensor:
-        """The field of slice vectors z (B, K, size)."""
+        """The field of slice vectors z (B, K, size), of a person of the mean stature."""
         (count, length, _), (_, rows, columns) = z.shape, self.config.knots
         z = torch.cat([z, self._position(length).to(z).expand(count, -1, -1)], 2)
         told = self.told(z.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""Nodule and Volume: the places of the engines that are still to come. Each gets a file of its own when its engine is there."""
+"""Nodule: the place of an engine that is still to come. It gets a file of its own when its engine is there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ def announce_what_is_missing(ui):
     """Disabled sections say why."""
     sentences = {
         ui.noduleCollapsibleButton: _("Adding and removing lung nodules: this engine is not part of this version"),
-        ui.volumeCollapsibleButton: _("Whole volumes without a segmentation: this engine is not part of this version"),
     }
     for section, sentence in sentences.items():
         section.enabled = False

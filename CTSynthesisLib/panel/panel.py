@@ -25,6 +25,7 @@ from .quality import QualitySection
 from .review import ReviewSection
 from .shortcuts import Shortcuts
 from .style import StyleSection
+from .volume import VolumeSection
 from .worker import WorkerSection
 
 
@@ -56,6 +57,7 @@ class Panel(Listener):
         self.exporting = ExportSection(ui, lambda: runner.history.last)
         self.worker = WorkerSection(ui, lambda: runner.session, self._choose)
         self.style = StyleSection(ui, ui.segmentationSelector.currentNode, lambda: self.parameters.seed)
+        self.volume = VolumeSection(ui, lambda: self.parameters)
         announce_what_is_missing(ui)
         self.notes = Notes()
         self.shortcuts = Shortcuts(widget, self.generating.press, self.generating.cancel)
@@ -87,6 +89,7 @@ class Panel(Listener):
         """The scene is about to close: a run is cancelled, and nothing is left to compare or undo."""
         self.runner.cancel()
         self.style.close()
+        self.volume.close()
         self.runner.preview.end()
         self.runner.history.clear()
         self.quality.clear()
@@ -96,6 +99,7 @@ class Panel(Listener):
     def close(self):
         self.preview.stop()
         self.style.close()
+        self.volume.close()
         self.shortcuts.remove()
         self.notes.remove()
 

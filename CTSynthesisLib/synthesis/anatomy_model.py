@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..modelstore import ModelCard, load_weights
-from ..networks.anatomy_generator import AnatomyGenerator, AnatomyGeneratorConfig
+from ..networks.anatomy_generator import AnatomyGenerator, AnatomyGeneratorConfig, Stature
 from ..networks.recurrent_latent import RecurrentLatentConfig
 from ..volume import Geometry, LabelMap, Segment
 from .anatomy_frame import CELL_MM, CELLS
@@ -34,8 +34,7 @@ def chest_geometry(shape, extent) -> Geometry:
 def draw_field(card: ModelCard, seed: int) -> torch.Tensor:
     """A person's field (3, K, J, I): displacement in mm along (k, j, i) from the frame to the standard anatomy."""
     generator = load_generator(card)
-    noise = generator.latent.noise(1, generator.config.knots[0], torch.Generator().manual_seed(seed))
-    return generator(*noise)[0]
+    return generator(*generator.noise(1, torch.Generator().manual_seed(seed)))[0]
 
 
 def draw_anatomy(card: ModelCard, seed: int, geometry: Geometry, *, nodules: int = 0) -> LabelMap:
@@ -129,7 +128,8 @@ def load_generator(card: ModelCard) -> AnatomyGenerator:
     """The generator of a card of kind ``anatomy``, kept for the next call."""
     if card.sha256 not in _warm:
         numbers = {name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()}
-        network = AnatomyGenerator(AnatomyGeneratorConfig(**{**numbers, "latent": RecurrentLatentConfig(**numbers["latent"])}))
+        numbers |= {"latent": RecurrentLatentConfig(**numbers["latent"]), "stature": Stature(**numbers["stature"])}
+        network = AnatomyGenerator(AnatomyGeneratorConfig(**numbers))
         network.load_state_dict(load_weights(card))
         _warm.clear()
         _warm[card.sha256] = network.eval().requires_grad_(False)

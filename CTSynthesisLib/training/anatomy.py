@@ -38,9 +38,9 @@ class AnatomyRecipe:
     tissues: float = 1.0  # of the tissues' mean absolute error
     information: float = 2e-4  # of the Kullback-Leibler divergence of the encoder's noise from a normal one, in nats
     adversarial: float = 0.003
-    alone: int = 500  # iterations on fields alone
+    alone: int = 300  # iterations on fields alone
     average: float = 0.99
-    iterations: int = 1400
+    iterations: int = 900
     seed: int = 0
 
 
@@ -73,7 +73,7 @@ class Anatomy:
             group["lr"] = r.rate * max(0.05, 1 - self.iteration / r.iterations)
         if judged := self.iteration >= r.alone:
             noise = self.generator.latent.noise(r.drawn, batch["field"].shape[2], self.random)
-            self.fake = self.generator(*(part.to(self.device) for part in noise))
+            self.fake = self._drawn_from(*noise)
             self.backward_critics(batch, losses)
         self.backward_generator(batch, losses, judged)
         with torch.no_grad():
@@ -110,7 +110,7 @@ class Anatomy:
         patient, slices = self.encoder(batch["field"])
         losses["information"] = (divergence(patient, 1).sum(1) + divergence(slices, 1).sum((1, 2))).mean()
         _, _, start = self.generator.latent.noise(len(patient), slices.shape[2], self.random)
-        again = self.generator(self._drawn(patient), self._drawn(slices), start.to(self.device))
+        again = self._drawn_from(self._drawn(patient), self._drawn(slices), start)
         losses["fields"] = ((again - batch["field"]) / UNIT_MM).square().mean()
         loss = r.fields * losses["fields"] + r.information * losses["information"]
         if judged:
@@ -123,6 +123,10 @@ class Anatomy:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
         self.optimizer_g.step()
+
+    def _drawn_from(self, *noise):
+        """Fields of persons of the mean stature: that of each is no matter of learning."""
+        return self.generator.draw(self.generator.latent(*(part.to(self.device) for part in noise)))
 
     def _drawn(self, told):
         """A sample of the normal distributions (B, 2, …) that the encoder tells: mean and log variance."""

@@ -2,7 +2,7 @@
 
 Everything lies in one frame, the chest's: 288 × 320 × 448 mm about the middle of the standard anatomy. Of each person there are the shares
 of six tissues in cells of 4 mm and the place in the standard anatomy of each cell of 8 mm. With so few persons most of the variety
-comes from what is done to them: two persons' fits are blended, and all is scaled, turned, shifted and bent.
+comes from what is done to them: two persons' fits are blended, and all is bent.
 """
 
 from __future__ import annotations
@@ -161,11 +161,7 @@ class Variation:
     """Standard deviations of what is done to a person."""
 
     blended: float = 0.5  # probability that a field is one between two persons
-    size: float = 0.06  # log scale, all axes alike
-    proportion: float = 0.07  # log scale, each axis by itself
-    turn: float = 0.04  # rad
-    shift: tuple[float, float, float] = (10.0, 4.0, 4.0)  # mm
-    bend: float = 6.0  # mm, with a knot every 64 mm
+    bend: float = 4.0  # mm, with a knot every 64 mm
 
 
 class Chests:
@@ -208,15 +204,10 @@ class Chests:
         return sample | {"shares": shares, "known": reach > 0.95}
 
     def _moved(self, rng):
-        v = self.variation
-        scale = torch.tensor(np.exp(rng.normal(0, v.size) + rng.normal(0, v.proportion, 3)), dtype=torch.float32)
-        a, b, c = rng.normal(0, v.turn, 3)
-        turn = torch.matrix_exp(torch.tensor([[0, -c, b], [c, 0, -a], [-b, a, 0]], dtype=torch.float32))
-        x = torch.einsum("ab,bdhw->adhw", turn * scale[None], identity(CELL_MM))
-        x = x + torch.tensor(rng.normal(0, v.shift), dtype=torch.float32)[:, None, None, None]
-        knots = torch.tensor(rng.normal(0, v.bend, (1, 3, *(max(4, round(n * CELL_MM / 64)) for n in CELLS))), dtype=torch.float32)
-        bend = F.interpolate(knots, size=CELLS, mode="trilinear", align_corners=True)
-        return x + F.avg_pool3d(F.pad(bend, (2,) * 6, mode="replicate"), 5, stride=1)[0]
+        """Where in the person (3, K, J, I), in mm, each cell of the frame looks: its own place, smoothly displaced."""
+        knots = torch.tensor(rng.normal(0, self.variation.bend, (1, 3, *(max(4, round(n * CELL_MM / 64)) for n in CELLS))))
+        bend = F.interpolate(knots.float(), size=CELLS, mode="trilinear", align_corners=True)
+        return identity(CELL_MM) + F.avg_pool3d(F.pad(bend, (2,) * 6, mode="replicate"), 5, stride=1)[0]
 
 
 def on_knots(field: torch.Tensor) -> torch.Tensor:

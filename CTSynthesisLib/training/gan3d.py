@@ -17,12 +17,11 @@ from .chest_volumes import HU_RANGE, Augmentation, Volumes, load_cubes, to_houns
 from .ctsgan2021 import initialise
 from .volume_strip import VolumeStrip
 
-CUBE = 224  # voxels, of the cubes that CT-SGAN learns from: the same, made smaller
-
 
 @dataclass(frozen=True)
 class GAN3D:
     network: GAN3DConfig = field(default_factory=GAN3DConfig)  # fewer filters than Wu's, whose volumes are 64³
+    cube: int = 224  # voxels along each side of what CT-SGAN draws: real volumes are made smaller, generated ones enlarged
     batch: int = 2
     learning_rate_G: float = 2.5e-3 / 10  # Wu's is for batches of 100
     learning_rate_D: float = 1e-5 * 10
@@ -70,13 +69,13 @@ class GAN3DTraining:
         return {"loss_D": loss_D.item(), "loss_G": loss_G.item(), "accuracy": self.accuracy}
 
     @torch.no_grad()
-    def volumes(self, seed: int, size: int = CUBE) -> torch.Tensor:
-        """A volume (1, size, size, size) in HU, "then resizing the generated scans"."""
+    def volumes(self, seed: int) -> torch.Tensor:
+        """A volume (1, 224, 224, 224) in HU, "then resizing the generated scans"."""
         self.generator.eval()
         z = torch.randn(1, self.preset.network.noise, generator=torch.Generator().manual_seed(seed)).to(self.device)
         volume = self.generator(z)
         self.generator.train()
-        return to_hounsfield(F.interpolate(volume.float(), size=(size,) * 3, mode="trilinear", align_corners=False))[:, 0].cpu()
+        return to_hounsfield(F.interpolate(volume.float(), size=(self.preset.cube,) * 3, mode="trilinear", align_corners=False))[:, 0].cpu()
 
     def state(self):
         weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
@@ -100,7 +99,7 @@ def train(
     out = Path(out)
     if not resume:
         loop.refuse_to_overwrite(out)
-    cubes = load_cubes(data, out / "cases", CUBE, leave_out=leave_out)
+    cubes = load_cubes(data, out / "cases", preset.cube, leave_out=leave_out)
     device = choose_device(device)
     model = GAN3DTraining(preset, device, compute_dtype(device))
     last = preset.iterations if iterations is None and minutes is None else iterations
@@ -119,7 +118,7 @@ def train(
     modelstore.save_model(
         out, weights, name="gan3d", title="3D GAN (baseline)", kind="gan3d", version=f"{done} iterations",
         description="The vanilla 3D GAN that CT-SGAN is compared with: 128³, enlarged to 224³.",
-        network={**asdict(preset.network), "spacing": spacing, "cube": CUBE}, hu_map={"range": list(HU_RANGE)},
+        network={**asdict(preset.network), "spacing": spacing, "cube": preset.cube}, hu_map={"range": list(HU_RANGE)},
         training_data=[f"{cube.name}: the whole chest" for cube in cubes], limits=["A baseline; it draws no usable CT."],
     )  # fmt: skip
     strip.draw(out / "strip.png")
