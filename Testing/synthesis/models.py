@@ -5,6 +5,8 @@ from dataclasses import asdict
 import torch
 
 from CTSynthesisLib.modelstore import ModelCard, save_model
+from CTSynthesisLib.networks.anatomy_generator import AnatomyGenerator, AnatomyGeneratorConfig
+from CTSynthesisLib.networks.recurrent_latent import RecurrentLatentConfig
 from CTSynthesisLib.networks.slab_unet import SlabUNet, SlabUNetConfig
 from CTSynthesisLib.synthesis.hu_map import HUMap
 from CTSynthesisLib.training.default import RECEPTIVE_FIELD
@@ -24,4 +26,14 @@ def save_random_model(folder, name: str = "random") -> ModelCard:
     return save_model(
         folder, random_generator().state_dict(), name=name, title="Random", kind="slab_gan", version="0", description="Test.",
         network=asdict(SMALL), hu_map=asdict(HUMap()), receptive_field=RECEPTIVE_FIELD,
+    )  # fmt: skip
+
+
+def save_random_anatomy(folder, name: str = "random-anatomy") -> ModelCard:
+    """A model of anatomy that draws the standard anatomy, bent a little and of any stature."""
+    config = AnatomyGeneratorConfig(RecurrentLatentConfig(patient=4, slices=3, hidden=5), hidden=8, width=(6, 5, 4))
+    torch.manual_seed(0)
+    return save_model(
+        folder, AnatomyGenerator(config).state_dict(), name=name, title="Random", kind="anatomy", version="0", description="Test.",
+        network=asdict(config), hu_map={}, training_data=["one: tissue map", "two: tissue map"],
     )  # fmt: skip
