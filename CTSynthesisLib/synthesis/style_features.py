@@ -19,7 +19,7 @@ from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS, VGG19
 
 ENCODER = "style_encoder"
 IMAGENET_FILE = "vgg19-dcbb9e9d.pth"
-IMAGENET_SHA256 = "dcbb9e9d"  # torchvision names its files by the first eight digits of their SHA-256
+IMAGENET_SHA256 = "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"  # torchvision's name carries the first eight digits
 ENVIRONMENT = "CTSYNTHESIS_VGG19"  # the file's path, so that it is asked for once
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_HU = (-1000.0, 1000.0)  # black and white of what an ImageNet network is shown
@@ -74,7 +74,7 @@ def _imagenet(path: Path) -> VGG19:
         content = path.read_bytes()
     except OSError as error:
         raise UnusableInput(f"The file '{path}' cannot be read ({error.strerror}); name torchvision's {IMAGENET_FILE}.") from error
-    if not hashlib.sha256(content).hexdigest().startswith(IMAGENET_SHA256):
+    if hashlib.sha256(content).hexdigest() != IMAGENET_SHA256:
         raise UnusableInput(f"'{path}' is not torchvision's {IMAGENET_FILE}: its checksum differs; get the published file again.")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     network = VGG19()

@@ -85,7 +85,7 @@ def test_published_weights_are_read_from_the_users_file_and_no_other(tmp_path, m
         load_features(tmp_path / "missing.pth")
     import hashlib
 
-    monkeypatch.setattr(style_features, "IMAGENET_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])  # as if it were the file
+    monkeypatch.setattr(style_features, "IMAGENET_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())  # as if it were the file
     features = load_features(path)
     assert features.name == "imagenet"
     grey = features.network(style_features.imagenet_grey(torch.zeros(1, 1, 16, 16)), (1,))
