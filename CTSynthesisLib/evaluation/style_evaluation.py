@@ -24,7 +24,7 @@ from ..synthesis.organ_style import margin_mm, style_segmentation, texture_of
 from ..synthesis.request import Request
 from ..synthesis.style_features import StyleFeatures, load_features
 from ..synthesis.style_reference import Reference, Style, choose, reference_of, slabs_of
-from ..synthesis.style_refine import gram_distance, grams
+from ..synthesis.style_refine import gram_distance, grams_each
 from ..synthesis.texture_transfer import interior, measure
 from ..volume import LabelMap, Volume
 from .coherence import neighbour_change
@@ -122,17 +122,16 @@ def _distances(regions: LabelMap, chosen, reference: Reference, features: StyleF
     shown = slabs_of(reference.scan, reference.labelmap, {one.values for one in chosen}, spacing)
     theirs = torch.from_numpy(np.where(shown.labels == 0, OUTSIDE_HU, shown.hu).astype(np.float32))
     ours = {n: torch.from_numpy(np.where(regions.array == 0, OUTSIDE_HU, v).astype(np.float32)) for n, v in volumes.items()}
+    masks = {one: torch.from_numpy(regions.array == one.item.segment.value) for one in chosen}
+    masks = {one: mask for one, mask in masks.items() if mask.sum() >= FEWEST and mask[1::EVERY].any()}
+    others = {one: torch.from_numpy(np.isin(shown.labels, one.values)) for one in masks}
+    masks = {one: mask for one, mask in masks.items() if others[one][::EVERY].any()}
+    targets = grams_each(features, theirs[::EVERY], {one: others[one][::EVERY] for one in masks})
+    found = {n: grams_each(features, v[1::EVERY], {one: mask[1::EVERY] for one, mask in masks.items()}) for n, v in ours.items()}
     rows = []
-    for one in chosen:
-        mask = torch.from_numpy(regions.array == one.item.segment.value)
-        if mask.sum() < FEWEST:
-            continue
-        other = torch.from_numpy(np.isin(shown.labels, one.values))
-        target = grams(features, theirs[::EVERY], other[::EVERY])
-        row = {n: gram_distance(grams(features, v[1::EVERY], mask[1::EVERY]), target) for n, v in ours.items() if mask[1::EVERY].any()}
-        if "styled" not in row:
-            continue
-        a, b = ours["styled"][interior(mask)].double(), theirs[interior(other)].double()
+    for one, mask in masks.items():
+        row = {n: gram_distance(each[one], targets[one]) for n, each in found.items()}
+        a, b = ours["styled"][interior(mask)].double(), theirs[interior(others[one])].double()
         row |= {"structure": one.item.segment.name, "unstyled": row.pop("plain"), "hu_off": float(a.mean() - b.mean()),
                 "spread_ratio": float(a.std() / b.std()), "voxels": int(mask.sum())}  # fmt: skip
         row["fall"] = 1 - row["styled"] / row["unstyled"]

@@ -17,17 +17,19 @@ import numpy as np
 import torch
 
 from ..anatomy import understand
+from ..modelstore import load_card
 from ..regions import segment_regions
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder, restore
 from .generate import Cancelled, Result, generate
 from .noise import CELL
 from .request import FILLED, Request
-from .style_reference import FEWEST_VOXELS, Chosen, Reference, Slabs, Style, check_hounsfield, choose, on_grid_of, slabs_of
+from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, Slabs, Style, check_hounsfield, choose, digest, on_grid_of, slabs_of
 from .texture_transfer import Texture, Transfer, apply, fit, measure
 
 AT_ONCE = 16  # slices that are restyled together
 FADE = 2  # pixels around a structure that are read
 FITTED = 8  # slices that a transfer is fitted on
+_transfers, _textures = Kept(16), Kept(16)  # of references: a few numbers a structure
 
 
 # ------------------------------------------------------------------------------------------------------------ the two ways
@@ -95,15 +97,13 @@ def style_ct(
     chosen, more = choose([u for u in understand(labelmap.segments, names=names) if u.segment.value in present], reference, style)
     last = 0.5 if style.refine else 0.97
     tick = _ticks(report, stop, 0.0, 0.4 * last, "measuring the style")
-    textures: dict[tuple[int, ...], Texture | None] = {}
     spacing = content.geometry.reordered(*content.geometry.anatomical_axes).spacing
-    shown = slabs_of(reference.scan, reference.labelmap, {one.values for one in chosen}, spacing)
+    groups = sorted({one.values for one in chosen})
+    textures = _textures.get(digest(reference.digest, spacing, groups), lambda: _textures_of(groups, reference, spacing))
     own = slabs_of(content, labelmap, {(one.item.segment.value,) for one in chosen}, spacing)
     transfers = []
     for n, one in enumerate(chosen):
         tick(n / len(chosen))
-        if one.values not in textures:
-            textures[one.values] = texture_of(shown, one.values, spacing[2])
         texture = textures[one.values]
         mask = torch.from_numpy(own.labels == one.item.segment.value)
         if texture is None or mask.sum() < FEWEST_VOXELS:
@@ -195,34 +195,44 @@ def texture_of(shown: Slabs, values: tuple[int, ...], apart: float) -> Texture |
     return replace(texture, slice_correlation=tuple(c ** (apart / shown.apart) for c in texture.slice_correlation))
 
 
+def _textures_of(groups, reference: Reference, spacing) -> dict[tuple[int, ...], Texture | None]:
+    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing)
+    return {values: texture_of(shown, values, spacing[2]) for values in groups}
+
+
 def _calibrated(chosen, reference: Reference, request: Request, geometry: Geometry, tick, stop) -> list[tuple[Chosen, Transfer, float]]:
     """The transfer of each chosen structure, fitted where model and reference show the same anatomy: the reference's.
 
-    The model is told the content's Hounsfield values there.
+    The model is told the content's Hounsfield values there. All seeds share one fit.
     """
     spacing = geometry.reordered(*geometry.anatomical_axes).spacing
-    shown = slabs_of(reference.scan, reference.labelmap, {one.values for one in chosen}, spacing)
     told: dict[int, float] = {}
     for one in chosen:
         for value in one.values:
             told.setdefault(value, one.item.mean_hu)
+    groups = sorted({one.values for one in chosen})
+    request = replace(request, hu=None, outside="air", seed=0)
+    key = digest(reference.digest, spacing, request.to_json(), load_card(request.model).sha256, sorted(told.items()), groups)
+    transfers = _transfers.get(key, lambda: _fitted(groups, told, reference, request, spacing, tick, stop))
+    return [(one, transfers[one.values], one.item.mean_hu - told[one.values[0]]) for one in chosen if transfers[one.values]]
+
+
+def _fitted(groups, told, reference: Reference, request: Request, spacing, tick, stop) -> dict[tuple[int, ...], Transfer | None]:
+    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing)
     segments = tuple(Segment(u.segment.value, u.segment.name, hu=told.get(u.segment.value)) for u in reference.understood)
     drawn, first = [], 0
     for g in shown.geometries:
         tick(first / len(shown.hu))
         part = LabelMap(np.ascontiguousarray(shown.labels[first : first + g.shape[0]]), g, segments)
-        drawn.append(generate(part, replace(request, hu=None, outside="air"), cancelled=stop).volume.array)
+        drawn.append(generate(part, request, cancelled=stop).volume.array)
         first += g.shape[0]
     content = torch.from_numpy(np.concatenate(drawn).astype(np.float32))
-    transfers, result = {}, []
-    for one in chosen:
-        if one.values not in transfers:
-            texture = texture_of(shown, one.values, spacing[2])
-            mask = torch.from_numpy(np.isin(shown.labels, one.values))
-            transfers[one.values] = texture and fit(*_most(content, mask), texture, seed=request.seed + 1)
-        if transfers[one.values]:
-            result.append((one, transfers[one.values], one.item.mean_hu - told[one.values[0]]))
-    return result
+    transfers = {}
+    for values in groups:
+        texture = texture_of(shown, values, spacing[2])
+        mask = torch.from_numpy(np.isin(shown.labels, values))
+        transfers[values] = texture and fit(*_most(content, mask), texture, seed=1)
+    return transfers
 
 
 def _refined(hu, labelmap, chosen, reference, style, between):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +63,40 @@ class Reference:
     name: str
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def digest(self) -> bytes:
+        """The same for the same voxels, labels and meanings, whatever the name."""
+        own = [(u.segment.value, u.segment.name, u.structure.name) for u in self.understood]
+        return digest(self.scan.array, self.scan.geometry.ijk_to_ras, self.labelmap.array, own)
+
+
+class Kept:
+    """The last few results of something slow, by key."""
+
+    def __init__(self, most: int):
+        self._most, self._results = most, OrderedDict()
+
+    def get(self, key, make: Callable[[], Any]):
+        if key not in self._results:
+            self._results[key] = make()
+            while len(self._results) > self._most:
+                self._results.popitem(last=False)
+        self._results.move_to_end(key)
+        return self._results[key]
+
+
+def digest(*parts) -> bytes:
+    """SHA-256 of arrays and of whatever prints as it is."""
+    result = hashlib.sha256()
+    for part in parts:
+        array = isinstance(part, np.ndarray)
+        result.update(repr((part.shape, part.dtype.str) if array else part).encode())
+        result.update(np.ascontiguousarray(part).data if array else b"")
+    return result.digest()
+
+
+_regions = Kept(2)  # a label map each
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -80,7 +118,8 @@ def reference_of(scan: Volume, name: str, labelmap: LabelMap | None = None, *, n
     check_hounsfield(scan, f"The style scan {name}")
     notes = []
     if labelmap is None:
-        labelmap = segment_regions(scan)
+        labelmap = _regions.get(digest(scan.array, scan.geometry.ijk_to_ras), lambda: segment_regions(scan))
+        labelmap = replace(labelmap, geometry=scan.geometry)
         notes.append(f"{name} came without a segmentation; its tissue regions were found by `segment`.")
     labelmap, note = on_grid_of(scan.geometry, labelmap, f"the style scan {name}")
     understood = tuple(understand(labelmap.segments, names=names))

@@ -16,7 +16,7 @@ from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
 from ..volume import LabelMap, reorder, restore
 from .mask_cgan import compute_dtype
 from .style_features import StyleFeatures, load_features, mask_at, normalised_gram
-from .style_reference import FEWEST_VOXELS, Chosen, Reference, slabs_of
+from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, slabs_of
 
 SLAB = 4  # slices that are optimised together
 RATE = 1.0  # HU a step, Adam
@@ -24,6 +24,7 @@ CONTENT_WEIGHT, COHERENCE_WEIGHT = 0.1, 0.5
 MARGIN = 16  # pixels around the styled structures that the network sees
 REFERENCE_SLICES = 12
 GRADIENT_SPREAD = 20.0  # HU: changes are measured in it
+_targets = Kept(4)  # of references: some megabytes each
 
 
 def refine(
@@ -42,7 +43,9 @@ def refine(
     axes, flips = geometry.anatomical_axes
     image = np.ascontiguousarray(reorder(hu, axes, flips)).astype(np.float32)
     labels = np.ascontiguousarray(reorder(labelmap.array, axes, flips))
-    targets = target_grams(features, reference, {one.values for one in chosen}, geometry.reordered(axes, flips).spacing)
+    groups, spacing = sorted({one.values for one in chosen}), geometry.reordered(axes, flips).spacing
+    key = digest(reference.digest, spacing, groups, features.name)
+    targets = _targets.get(key, lambda: target_grams(features, reference, groups, spacing))
     chosen = [one for one in chosen if one.values in targets and one.strength > 0]
     shown = np.flatnonzero(np.isin(labels, [one.item.segment.value for one in chosen]).any((1, 2)))
     firsts = range(int(shown[0]), int(shown[-1]) + 1, SLAB) if len(shown) else ()
@@ -68,29 +71,41 @@ def target_grams(features: StyleFeatures, reference: Reference, groups, spacing)
     shown = slabs_of(reference.scan, reference.labelmap, groups, spacing)
     chosen = np.linspace(0, len(shown.hu) - 1, min(REFERENCE_SLICES, len(shown.hu))).round().astype(int)
     counts = {values: np.isin(shown.labels, values).sum((1, 2)) for values in groups}
-    result = {}
+    together: dict[tuple[int, ...], list] = {}
     for values, count in counts.items():
-        if count.sum() < FEWEST_VOXELS:
-            continue
-        best = chosen if count[chosen].sum() > 0.2 * count.sum() else np.argsort(count)[-REFERENCE_SLICES:]
-        result[values] = grams(features, torch.from_numpy(shown.hu[best]), torch.from_numpy(np.isin(shown.labels[best], values)))
+        if count.sum() >= FEWEST_VOXELS:
+            best = chosen if count[chosen].sum() > 0.2 * count.sum() else np.argsort(count)[-REFERENCE_SLICES:]
+            together.setdefault(tuple(best.tolist()), []).append(values)
+    result = {}
+    for best, several in together.items():
+        masks = {values: torch.from_numpy(np.isin(shown.labels[list(best)], values)) for values in several}
+        result |= grams_each(features, torch.from_numpy(shown.hu[list(best)]), masks)
     return result
 
 
-@torch.no_grad()
 def grams(features: StyleFeatures, hu: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
     """Area-normalised Gram matrices {style layer: (N, N)} of slices ``hu`` (D, H, W) within ``mask`` (bool), all slices together."""
-    total: dict[int, torch.Tensor] = {}
-    area: dict[int, torch.Tensor] = {}
-    for x, m in zip(hu, mask, strict=True):
-        if m.any():
+    return grams_each(features, hu, {"": mask})[""]
+
+
+@torch.no_grad()
+def grams_each(features: StyleFeatures, hu: torch.Tensor, masks: dict) -> dict:
+    """The same for several ``masks``, {name: grams}; each slice goes through the network once. Masks that show nothing are left out."""
+    total: dict = {}
+    area: dict = {}
+    for n, x in enumerate(hu):
+        shown = {name: mask[n] for name, mask in masks.items() if mask[n].any()}
+        if shown:
+            m = torch.stack(list(shown.values())).any(0)
             box = tuple(slice(max(int(s.min()) - MARGIN, 0), int(s.max()) + MARGIN + 1) for s in (m.any(1).nonzero(), m.any(0).nonzero()))
-            x, m = x[box][None, None], m[box][None, None].float()
-            for layer, f in features(x.float(), STYLE_LAYERS).items():
-                share = mask_at(m, f).sum()
-                total[layer] = total.get(layer, 0) + normalised_gram(f, m)[0] * share
-                area[layer] = area.get(layer, 0) + share
-    return {layer: total[layer] / area[layer] for layer in total}
+            for layer, f in features(x[box][None, None].float(), STYLE_LAYERS).items():
+                for name, m in shown.items():
+                    inside = m[box][None, None].float()
+                    share = mask_at(inside, f).sum()
+                    total[name, layer] = total.get((name, layer), 0) + normalised_gram(f, inside)[0] * share
+                    area[name, layer] = area.get((name, layer), 0) + share
+    shown = dict.fromkeys(name for name, _ in total)
+    return {name: {layer: total[name, layer] / area[name, layer] for layer in STYLE_LAYERS} for name in shown}
 
 
 def gram_distance(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) -> float:
