@@ -50,14 +50,14 @@ def read_volume(path) -> Volume:
 
 
 def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
-    """Read a segmentation: ``.seg.nrrd``, a label map, DICOM SEG or RTSTRUCT.
+    """Read a segmentation: ``.seg.nrrd``, a label map, DICOM SEG or RTSTRUCT; from LIDC's ``.xml`` the nodules that two readers outlined.
 
     Parameters
     ----------
     labels : path, optional
         Table that names the values of a label map; one beside it is found by itself (see :mod:`label_table`).
     reference : path, optional
-        Folder of the DICOM series that an RTSTRUCT or SEG refers to; found by itself when it lies beside.
+        Folder of the DICOM series that an RTSTRUCT, a SEG or LIDC's XML refers to; found by itself when it lies beside.
 
     Notes
     -----
@@ -79,6 +79,10 @@ def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
         else:
             labelmap, more = label_map.labelmap_from(array, geometry, path, labels, metadata)
         notes += more
+    elif extension == ".xml":
+        from . import lidc
+
+        labelmap, notes = lidc.read_consensus(path, reference=reference)
     elif path.is_dir() or _is_dicom(path):
         labelmap, notes = _read_dicom_segmentation(path, reference)
     else:
