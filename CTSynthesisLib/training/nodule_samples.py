@@ -104,7 +104,9 @@ def load_chests(scans: Sequence[Scan], cache: Path, report=print) -> list[Chest]
     return chests
 
 
-def plan(chests: Sequence[Chest], count: int, sampling: Sampling, *, diameters: Sequence[float], seed: int, marked: bool = True) -> list[Sample]:
+def plan(
+    chests: Sequence[Chest], count: int, sampling: Sampling, *, diameters: Sequence[float], seed: int, marked: bool = True
+) -> list[Sample]:
     """About ``count`` samples, half of them with a nodule, and within each scan (or among the scans of each sort) half as well.
 
     Parameters
@@ -117,7 +119,7 @@ def plan(chests: Sequence[Chest], count: int, sampling: Sampling, *, diameters: 
     rng = np.random.default_rng((seed, 17))
     if not chests:
         raise UnusableInput("No scan with lungs is left to take samples from; give chest CT.")
-    samples = _marked(chests, count // 2, sampling, rng) if marked else []
+    samples = marked_samples(chests, sampling, seed=seed)[: count // 2] if marked else []
     clear = [chest for chest in chests if not chest.scan.lesions or (sampling.halves == "places" and not sampling.whole)]
     if not clear:
         return samples
@@ -140,26 +142,30 @@ def _with_nodule(scans, rng) -> dict[str, bool]:
     return {scans[n].name: rank < len(scans) / 2 for rank, n in enumerate(order)}
 
 
-def _marked(chests, most, sampling, rng) -> list[Sample]:
-    """Samples of marked nodules: half of them kept, half erased."""
-    chests = [chest for chest in chests if _nodules(chest.scan)]
+def marked_samples(chests: Sequence[Chest], sampling: Sampling, *, seed: int) -> list[Sample]:
+    """Samples of the nodules that people marked, half of them kept, half erased; masses beyond 30 mm are passed over."""
+    rng = np.random.default_rng((seed, 19))
+    chests = [chest for chest in chests if nodules_of(chest.scan)]
     half = _with_nodule([chest.scan for chest in chests], rng)
+    if sampling.whole:
+        return [_whole(chest, keep=half[chest.scan.name]) for chest in chests]
     samples = []
-    for repeat in range(1 if sampling.whole else sampling.repeats):
+    for repeat in range(sampling.repeats):
         for chest in chests:
-            by_scan = sampling.whole or sampling.halves == "scans"
-            if sampling.whole:
-                everything = tuple(Place(one.centre, erase_mm=one.diameter_mm) for one in _nodules(chest.scan))
-                keep = half[chest.scan.name]
-                samples.append(Sample(chest.scan.name, "kept" if keep else "erased", _point(chest.lungs.centre), () if keep else everything))
-                continue
-            for n, lesion in enumerate(_nodules(chest.scan)):
-                keep = half[chest.scan.name] if by_scan else (repeat + n) % 2 == 0
+            for n, lesion in enumerate(nodules_of(chest.scan)):
+                keep = half[chest.scan.name] if sampling.halves == "scans" else (repeat + n) % 2 == 0
                 samples.append(_of_lesion(chest.scan.name, lesion, keep, sampling, rng))
-    return samples[:most] if most >= 2 else []
+    return samples
 
 
-def _nodules(scan: Scan) -> list[Lesion]:
+def _whole(chest: Chest, *, keep: bool) -> Sample:
+    """A whole chest with all its marked nodules, or without any."""
+    places = tuple(Place(one.centre, erase_mm=one.diameter_mm) for one in nodules_of(chest.scan))
+    return Sample(chest.scan.name, "kept" if keep else "erased", _point(chest.lungs.centre), () if keep else places)
+
+
+def nodules_of(scan: Scan) -> list[Lesion]:
+    """What people marked in ``scan``, without masses beyond 30 mm."""
     return [lesion for lesion in scan.lesions if lesion.diameter_mm <= LARGEST_MM]
 
 

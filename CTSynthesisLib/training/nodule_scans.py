@@ -2,7 +2,7 @@
 
 A folder may hold, at once or alone:
 
-- cases as everywhere in this project: ``NAME/ct.nrrd``, with ``segmentation.nrrd`` + ``labels.json`` whose labels name a nodule, tumour or GTV;
+- cases as everywhere in this project: ``NAME/ct.nrrd``, with ``segmentation.nrrd`` + ``labels.json`` that name a nodule, tumour or GTV;
 - LIDC-IDRI as downloaded: ``LIDC-IDRI-0001/STUDY/SERIES/*.dcm`` with LIDC's XML in the folder of the series;
 - LUNA16: ``annotations.csv`` and ``SERIES-UID.mhd`` at any depth;
 - DICOM series without annotations, NLST for one: ``PERSON/STUDY/SERIES/*.dcm``.
@@ -28,6 +28,7 @@ from ..regions import REGIONS, segment_regions
 from ..volume import Geometry, Volume, resample
 
 LESION = re.compile(r"nodule|tumou?r|lesion|(?<![a-z])gtv", re.IGNORECASE)  # target volumes with a margin (CTV, PTV) are not the lesion
+OTHER_FILES = (".xml", ".csv", ".json", ".txt", ".nrrd", ".npy", ".npz", ".mhd", ".raw", ".nii", ".gz", ".png")
 READERS = 2  # of LIDC's, that have to agree on a nodule
 LUNG_GRID = 3.0  # mm; where the lungs are found
 FEWEST_LUNG_ML = 100.0
@@ -92,7 +93,8 @@ def _outlined(folder: Path) -> tuple[Lesion, ...]:
     values = [segment.value for segment in labelmap.segments if LESION.search(segment.name)]
     if not values:
         return ()
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(np.isin(labelmap.array, values).astype(np.uint8)), True))
+    mask = sitk.GetImageFromArray(np.isin(labelmap.array, values).astype(np.uint8))
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(mask, True))
     return tuple(_lesion(parts == value, labelmap.geometry) for value in range(1, int(parts.max()) + 1))
 
 
@@ -118,7 +120,8 @@ def _series(data: Path, folder: Path, names, report) -> Scan | None:
     """The CT series in ``folder``, or None; LIDC's XML may lie in it."""
     from ..files.dicom_series import is_dicom, read_header
 
-    first = next((folder / name for name in names if not name.startswith(".") and not name.lower().endswith((".xml", ".csv", ".nrrd"))), None)
+    images = (name for name in names if not name.startswith(".") and not name.lower().endswith(OTHER_FILES))
+    first = next((folder / name for name in images), None)
     if first is None or not is_dicom(first) or (header := read_header(first)) is None or header.get("Modality") != "CT":
         return None
     where = folder.relative_to(data)
