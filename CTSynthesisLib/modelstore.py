@@ -15,7 +15,7 @@ from .errors import UnusableInput
 
 MODELS = RESOURCES / "Models"
 IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
-HELPERS = ("segmenter", "completion", "style_encoder")  # kinds of models that draw no CT by themselves
+HELPERS = ("segmenter", "completion", "style_encoder", "nodule_classifier")  # kinds of models that draw no CT by themselves
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,19 @@ def add_arguments(parser):
     parser.add_argument("--slices", type=int, default=16, metavar="N", help="--style: slices of each content (default: 16)")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="--style: also the slow path, so many steps (default: 0)")
     parser.add_argument("--inception", metavar="FILE", help="weights of the usual Inception network, for its Fréchet distance")
+    question = "Do synthetic volumes help to train a nodule classifier? --cases are the persons held out."
+    nodules = parser.add_argument_group("--nodules", question)
+    add = nodules.add_argument
+    add("--nodules", action="store_true", help="run the nodule experiment of paper 004 instead (docs/nodule-experiment.md)")
+    add("--synthetic", metavar="DIR", help="synthetic volumes, for two of the three arms (default: the arm of real scans alone)")
+    add("--leave-out", nargs="+", default=[], metavar="CASE", help="scans not to use at all, for instance with unmarked tumours")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of each arm (default: 3)")
+    add("--samples", type=int, nargs=3, default=[240, 960, 120], metavar=("REAL", "SYNTHETIC", "TEST"),
+        help="samples to train on, real and synthetic, and to test each size on (default: 240 960 120)")  # fmt: skip
+    add("--iterations", type=int, nargs=2, default=[600, 200], metavar=("TRAIN", "TUNE"), help="of training (default: 600 200)")
+    add("--whole", action="store_true", help="whole chests of 224³ voxels, as in the paper, instead of volumes of interest")
+    add("--halves", default="places", metavar="places|scans",
+        help="what is halved against device bias: places in each scan, or scans, as in the paper (default: places)")  # fmt: skip
 
 
 def run(args):
@@ -60,6 +73,9 @@ def run(args):
         return
     if args.volumes:
         _volumes(args, out)
+        return
+    if args.nodules:
+        _nodules(args, out)
         return
     plan = Plan(
         data=Path(args.data), out=out, model=args.model, cases=tuple(args.cases), conditions=tuple(args.conditions),
@@ -97,6 +113,30 @@ def _volumes(args, out: Path):
     )  # fmt: skip
     evaluate_volumes(plan, report=lambda line: print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout, flush=True))
     print(f"\n{out / 'volumes.md'}: the table; {out / 'volumes.json'}: every figure")
+
+
+def _nodules(args, out: Path):
+    from ..evaluation.nodule_experiment import NodulePlan, run_experiment
+    from ..training.nodule_classifier import NoduleClassifierRecipe
+    from ..training.nodule_samples import WHOLE, Sampling
+
+    if args.synthetic and not Path(args.synthetic).is_dir():
+        raise UnusableInput(f"The folder '{args.synthetic}' of --synthetic does not exist; name a folder of synthetic volumes.")
+    if min(args.seeds, *args.samples, *args.iterations) < 1:
+        raise UnusableInput("--seeds, --samples and --iterations are whole numbers from 1 on.")
+    if args.data and out.resolve() == Path(args.data).resolve():
+        raise UnusableInput("The output folder is the data folder; choose another, because samples of scans are written there.")
+    real, synthetic, test = args.samples
+    iterations, tuning = args.iterations
+    sampling = Sampling(voxels=WHOLE, whole=True, halves="scans") if args.whole else Sampling(halves=args.halves)
+    plan = NodulePlan(
+        data=Path(args.data), out=out, synthetic=Path(args.synthetic) if args.synthetic else None, held_out=tuple(args.cases),
+        leave_out=tuple(args.leave_out), seeds=args.seeds, real_samples=real, synthetic_samples=synthetic, test_samples=test,
+        sampling=sampling, recipe=NoduleClassifierRecipe(iterations=iterations), fine_tuning=tuning, seed=args.seed, device=args.device,
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    run_experiment(plan, report=lambda line: print(line, file=sys.stderr if line.startswith("note: ") else sys.stdout, flush=True))
+    print(f"\n{out / 'nodules.md'}: the tables; {out / 'nodules.json'}: every figure")
 
 
 def _would_be_committed(folder: Path) -> bool:

@@ -2,10 +2,11 @@
 
 PRESET is `default` (the model that ships), `completion` (the network that fills in for it what a segmentation leaves open),
 `segmenter` (the network that measures how faithful a CT is to its label map), `style_encoder` (the network in whose features styles are
-compared), `anatomy` (the model that draws whole chests for `volume`), `habijan2022` (paper 000, exactly as published), `krishna2019`
-(paper 001, exactly as published: one model for the style of one CT), `ctsgan2021` (paper 004, exactly as published) or `gan3d` (the 3D
-GAN that it is compared with). DIR holds one folder a case with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for
-habijan2022 also MM-WHS' own files.
+compared), `anatomy` (the model that draws whole chests for `volume`), `nodule-classifier` (paper 004's 3D-SqueezeNet: does this lung hold
+a nodule?), `habijan2022` (paper 000, exactly as published), `krishna2019` (paper 001, exactly as published: one model for the style of one
+CT), `ctsgan2021` (paper 004, exactly as published) or `gan3d` (the 3D GAN that it is compared with). DIR holds one folder a case with
+ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for habijan2022 also MM-WHS' own files, for nodule-classifier
+LIDC-IDRI's or LUNA16's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
 
-PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "habijan2022", "krishna2019", "ctsgan2021", "gan3d")
+PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-classifier", "habijan2022", "krishna2019", "ctsgan2021",
+           "gan3d")  # fmt: skip
+CONTINUED = ("default", "nodule-classifier")  # may begin with another model's weights
 OF_KRISHNA = ("style", "style_segmentation", "vgg", "slices_per_case", "style_weight", "content_weight", "variation_weight")
 PAPERS = ("habijan2022", "krishna2019")
 
@@ -33,7 +36,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--leave-out", nargs="+", default=[], metavar="CASE", help="cases not to train on, for a fair figure (not the papers' presets)"
     )
-    parser.add_argument("--start-from", metavar="MODEL", help="default: begin with the weights of this model")
+    parser.add_argument("--start-from", metavar="MODEL", help="default, nodule-classifier: begin with the weights of this model")
     parser.add_argument("--structure", metavar="NAME", help="habijan2022: one structure (LV ... PA) instead of the whole heart")
     style = parser.add_argument_group("krishna2019")
     style.add_argument("--style", metavar="CT", help="the CT whose style is learned: volume file or DICOM series folder")
@@ -57,8 +60,8 @@ def run(args):
         raise UnusableInput(f"The preset {args.preset} knows no --leave-out; move the case out of the data folder.")
     if args.preset != "habijan2022" and args.structure:
         raise UnusableInput(f"--structure belongs to the preset habijan2022; {args.preset} knows every structure.")
-    if args.preset != "default" and args.start_from:
-        raise UnusableInput(f"--start-from belongs to the preset default; {args.preset} begins anew.")
+    if args.preset not in CONTINUED and args.start_from:
+        raise UnusableInput(f"--start-from belongs to the presets {' and '.join(CONTINUED)}; {args.preset} begins anew.")
     if args.preset == "krishna2019" and not args.style:
         raise UnusableInput("The preset krishna2019 learns the style of one scan; name it with --style CT.")
     own = {f"--{name.replace('_', '-')}": getattr(args, name) for name in OF_KRISHNA}
@@ -73,8 +76,8 @@ def run(args):
 
         more = {"structure": args.structure} if args.structure else {}
     else:
-        train = import_module(f"..training.{args.preset}", __package__).train
-        more = {"leave_out": tuple(args.leave_out)} | ({"start": args.start_from} if args.preset == "default" else {})
+        train = import_module(f"..training.{args.preset.replace('-', '_')}", __package__).train
+        more = {"leave_out": tuple(args.leave_out)} | ({"start": args.start_from} if args.preset in CONTINUED else {})
     length = {"iterations": args.iterations, "minutes": args.minutes}
     train(Path(args.data), Path(args.output), **length, resume=args.resume, device=args.device, on_log=_say, **more)
     print(f"The training's output is in {args.output}")

@@ -53,7 +53,7 @@ class Samples:
         self.voxels, self.batch, self.seed = voxels, batch, seed
         self.of_label = [np.flatnonzero(labels == label) for label in (0, 1)]
         if not all(map(len, self.of_label)):
-            raise UnusableInput("A classifier needs samples with and without nodules; give more scans with lungs, or ask for more samples.")
+            raise UnusableInput("A classifier needs samples with and without nodules; give more scans, or ask for more samples.")
 
     def __call__(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.seed, n))
@@ -113,7 +113,7 @@ def probabilities(network: SqueezeNet3D, voxels: np.ndarray, batch: int = 16) ->
 
 
 def fit(voxels, labels, out: Path, recipe: NoduleClassifierRecipe, *, iterations: int, minutes=None, resume=False, device="cpu",
-        start: dict | None = None, validation: tuple | None = None, on_log: Callable | None = None) -> tuple[SqueezeNet3D, int]:  # fmt: skip
+        start: dict | None = None, validation=None, on_log: Callable | None = None) -> tuple[SqueezeNet3D, int]:  # fmt: skip
     """Train on ``voxels`` and ``labels``; returns the network and the iterations made.
 
     ``start`` are weights to begin with. With ``validation`` (voxels and labels of other persons) the weights of the least validation loss,

@@ -26,6 +26,7 @@ KIND_SHARES = (0.75, 0.10, 0.15)  # solid, part-solid, ground-glass: assumed; mo
 CLEAR_MM = 25.0  # a place for a sample of one's own lies at least so far from what people marked
 LARGEST_MM = 30.0  # beyond it a marked lesion is a mass, not a nodule
 MARGIN_MM = 4.0  # around a sample, for its interpolation
+WHOLE = 224  # voxels a side of a whole chest (paper 004)
 REACH_MM = 45.0  # around a nodule, for what an injector or eraser looks at
 PLACES = 20000  # of a scan's lungs that are kept
 HU_RANGE = (-1000.0, 400.0)  # becomes [0, 1] (section 4.2); lung and soft tissue, the window of nodule detection

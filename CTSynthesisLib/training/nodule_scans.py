@@ -5,7 +5,8 @@ A folder may hold, at once or alone:
 - cases as everywhere in this project: ``NAME/ct.nrrd``, with ``segmentation.nrrd`` + ``labels.json`` that name a nodule, tumour or GTV;
 - LIDC-IDRI as downloaded: ``LIDC-IDRI-0001/STUDY/SERIES/*.dcm`` with LIDC's XML in the folder of the series;
 - LUNA16: ``annotations.csv`` and ``SERIES-UID.mhd`` at any depth;
-- DICOM series without annotations, NLST for one: ``PERSON/STUDY/SERIES/*.dcm``.
+- DICOM series without annotations, NLST for one: ``PERSON/STUDY/SERIES/*.dcm``;
+- single volumes, as ``ctsynthesis volume`` writes them: ``NAME.nrrd`` (or ``.nii``, ``.nii.gz``, ``.mha``).
 
 A scan without annotations counts as free of nodules, as paper 004 takes NLST's scans; whoever gives the folder vouches for that.
 """
@@ -29,6 +30,7 @@ from ..volume import Geometry, Volume, resample
 
 LESION = re.compile(r"nodule|tumou?r|lesion|(?<![a-z])gtv", re.IGNORECASE)  # target volumes with a margin (CTV, PTV) are not the lesion
 OTHER_FILES = (".xml", ".csv", ".json", ".txt", ".nrrd", ".npy", ".npz", ".mhd", ".raw", ".nii", ".gz", ".png")
+SINGLE = (".nii.gz", ".nrrd", ".nii", ".mha")
 READERS = 2  # of LIDC's, that have to agree on a nodule
 LUNG_GRID = 3.0  # mm; where the lungs are found
 FEWEST_LUNG_ML = 100.0
@@ -72,6 +74,10 @@ def find_scans(data, report=print) -> list[Scan]:
     for path in sorted(data.glob("*/ct.nrrd")) or sorted(data.glob("ct.nrrd")):
         scans.append(Scan(path.parent.name, path.parent.name, path, _outlined(path.parent)))
     scans += _luna16(data)
+    for path in sorted(data.iterdir()):
+        if path.name.lower().endswith(SINGLE) and ".seg." not in path.name and path.name != "segmentation.nrrd" and path.stem != "ct":
+            name = path.name[: -len(next(ending for ending in SINGLE if path.name.lower().endswith(ending)))]
+            scans.append(Scan(name, name, path))
     taken = {scan.path.parent for scan in scans}
     for folder, _, names in sorted(os.walk(data)):
         folder = Path(folder)
@@ -79,7 +85,7 @@ def find_scans(data, report=print) -> list[Scan]:
             scans.append(scan)
     if not scans:
         raise UnusableInput(
-            f"{data} holds no scan: neither NAME/ct.nrrd nor SERIES.mhd beside LUNA16's annotations.csv nor folders with DICOM series of CT."
+            f"{data} holds no scan: neither NAME/ct.nrrd nor SERIES.mhd beside LUNA16's annotations.csv nor DICOM series of CT."
         )
     return sorted(scans, key=lambda scan: scan.name)
 
@@ -150,7 +156,7 @@ class Lungs:
 
 def find_lungs(volume: Volume) -> Lungs | None:
     """The lungs' inside, at least ``INSIDE_MM`` from their border and outside large vessels; None where there are no lungs to speak of."""
-    geometry = volume.geometry.with_spacing(np.maximum(volume.geometry.spacing, LUNG_GRID))
+    geometry = volume.geometry.with_spacing((LUNG_GRID,) * 3)
     coarse = Volume(resample(volume.array, volume.geometry, geometry, outside=-1024), geometry)
     try:
         labels = segment_regions(coarse).array
