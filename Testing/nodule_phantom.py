@@ -8,13 +8,13 @@ from CTSynthesisLib.files import write_segmentation, write_volume
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
 from Testing.phantom import hounsfield, thorax
 
-SHAPE, SPACING = (24, 48, 60), (5.0, 5.0, 5.0)
-LEFT, RIGHT = (12, 23, 42), (12, 23, 17)  # voxels (k, j, i) in the middle of either lung
+SHAPE, SPACING = (16, 40, 50), (5.0, 5.0, 5.0)
+LEFT, RIGHT = (8, 18, 35), (8, 18, 14)  # voxels (k, j, i) in the middle of either lung
 
 
 def chest(balls=(), seed=0, level=-850.0) -> Volume:
     """HU of a chest whose lungs have ``level``; ``balls`` are (voxel (k, j, i), diameter in mm)."""
-    labelmap = thorax(SHAPE, SPACING, (150.0, 120.0, -400.0))
+    labelmap = thorax(SHAPE, SPACING, (125.0, 100.0, -400.0))
     values = {"body": 20, "lung_left": level, "lung_right": level, "heart": 45, "aorta": 40, "vertebrae": 250}
     hu = hounsfield(labelmap, values).astype(float) + np.random.default_rng(seed).normal(0, 10, SHAPE)
     hu[ball_mask(balls)] = 20

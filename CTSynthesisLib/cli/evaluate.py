@@ -49,9 +49,9 @@ def add_arguments(parser):
     add("--synthetic", metavar="DIR", help="synthetic volumes, for two of the three arms (default: the arm of real scans alone)")
     add("--leave-out", nargs="+", default=[], metavar="CASE", help="scans not to use at all, for instance with unmarked tumours")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each arm (default: 3)")
-    add("--samples", type=int, nargs=3, default=[240, 960, 120], metavar=("REAL", "SYNTHETIC", "TEST"),
-        help="samples to train on, real and synthetic, and to test each size on (default: 240 960 120)")  # fmt: skip
-    add("--iterations", type=int, nargs=2, default=[600, 200], metavar=("TRAIN", "TUNE"), help="of training (default: 600 200)")
+    add("--samples", type=int, nargs=3, default=[200, 600, 90], metavar=("REAL", "SYNTHETIC", "TEST"),
+        help="samples to train on, real and synthetic, and to test each size on (default: 200 600 90)")  # fmt: skip
+    add("--iterations", type=int, nargs=2, default=[400, 150], metavar=("TRAIN", "TUNE"), help="of training (default: 400 150)")
     add("--whole", action="store_true", help="whole chests of 224³ voxels, as in the paper, instead of volumes of interest")
     add("--halves", default="places", metavar="places|scans",
         help="what is halved against device bias: places in each scan, or scans, as in the paper (default: places)")  # fmt: skip
@@ -118,7 +118,7 @@ def _volumes(args, out: Path):
 def _nodules(args, out: Path):
     from ..evaluation.nodule_experiment import NodulePlan, run_experiment
     from ..training.nodule_classifier import NoduleClassifierRecipe
-    from ..training.nodule_samples import WHOLE, Sampling
+    from ..training.nodule_samples import WHOLE_CHEST, Sampling
 
     if args.synthetic and not Path(args.synthetic).is_dir():
         raise UnusableInput(f"The folder '{args.synthetic}' of --synthetic does not exist; name a folder of synthetic volumes.")
@@ -128,7 +128,7 @@ def _nodules(args, out: Path):
         raise UnusableInput("The output folder is the data folder; choose another, because samples of scans are written there.")
     real, synthetic, test = args.samples
     iterations, tuning = args.iterations
-    sampling = Sampling(voxels=WHOLE, whole=True, halves="scans") if args.whole else Sampling(halves=args.halves)
+    sampling = WHOLE_CHEST if args.whole else Sampling(halves=args.halves)
     plan = NodulePlan(
         data=Path(args.data), out=out, synthetic=Path(args.synthetic) if args.synthetic else None, held_out=tuple(args.cases),
         leave_out=tuple(args.leave_out), seeds=args.seeds, real_samples=real, synthetic_samples=synthetic, test_samples=test,

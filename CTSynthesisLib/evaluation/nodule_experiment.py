@@ -43,12 +43,12 @@ class NodulePlan:
     leave_out: tuple[str, ...] = ()
     seeds: int = 3
     sizes: tuple[float, ...] = SIZES_MM
-    real_samples: int = 240
-    synthetic_samples: int = 960
-    test_samples: int = 120
+    real_samples: int = 200
+    synthetic_samples: int = 600
+    test_samples: int = 90
     sampling: Sampling = field(default_factory=Sampling)
     recipe: NoduleClassifierRecipe = field(default_factory=NoduleClassifierRecipe)
-    fine_tuning: int = 200  # iterations
+    fine_tuning: int = 150  # iterations
     seed: int = 0
     device: str = "auto"
 

@@ -34,12 +34,12 @@ KIND = "nodule_classifier"
 class NoduleClassifierRecipe:
     network: SqueezeNet3DConfig = field(default_factory=SqueezeNet3DConfig)
     sampling: Sampling = field(default_factory=Sampling)
-    samples: int = 600
+    samples: int = 400
     batch: int = 16
     rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     seed: int = 0
-    iterations: int = 600
+    iterations: int = 400
 
 
 class Samples:
@@ -87,9 +87,8 @@ class Classifier:
     def step(self, batch) -> dict[str, float]:
         volumes, labels = (part.to(self.device) for part in batch)
         self.network.train()
-        with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.network(volumes.contiguous(memory_format=torch.channels_last_3d))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
+        logits = self.network(volumes.contiguous(memory_format=torch.channels_last_3d))  # in bfloat16 gradients cease to be finite
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -26,7 +26,6 @@ KIND_SHARES = (0.75, 0.10, 0.15)  # solid, part-solid, ground-glass: assumed; mo
 CLEAR_MM = 25.0  # a place for a sample of one's own lies at least so far from what people marked
 LARGEST_MM = 30.0  # beyond it a marked lesion is a mass, not a nodule
 MARGIN_MM = 4.0  # around a sample, for its interpolation
-WHOLE = 224  # voxels a side of a whole chest (paper 004)
 REACH_MM = 45.0  # around a nodule, for what an injector or eraser looks at
 PLACES = 20000  # of a scan's lungs that are kept
 HU_RANGE = (-1000.0, 400.0)  # becomes [0, 1] (section 4.2); lung and soft tissue, the window of nodule detection
@@ -40,8 +39,8 @@ class Sampling:
     """``voxels`` a side, ``spacing`` mm. A nodule lies up to ``shift`` mm from the middle along each axis; ``whole`` samples have their
     middle in that of the lungs and as many nodules as LIDC's scans have (paper 004: 224 voxels, whole chests)."""
 
-    voxels: int = 32
-    spacing: float = 1.5
+    voxels: int = 24
+    spacing: float = 2.0
     shift: float = 6.0
     halves: str = "places"
     whole: bool = False
@@ -50,6 +49,9 @@ class Sampling:
     def __post_init__(self):
         if self.halves not in HALVES:
             raise UnusableInput(f"'{self.halves}' cannot be halved; choose one of {', '.join(HALVES)}.")
+
+
+WHOLE_CHEST = Sampling(voxels=224, spacing=1.5, halves="scans", whole=True)  # as in the paper
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+"""The nodule experiment from end to end on small made-up persons, through the command line and the library."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from CTSynthesisLib.cli import main
+from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.evaluation.nodule_experiment import Hands, NodulePlan, run_experiment
+from CTSynthesisLib.evaluation.nodule_tables import measured
+from CTSynthesisLib.files import write_volume
+from CTSynthesisLib.networks.squeezenet3d import SqueezeNet3DConfig
+from CTSynthesisLib.training import nodule_composite
+from CTSynthesisLib.training.nodule_classifier import NoduleClassifierRecipe
+from CTSynthesisLib.training.nodule_samples import Sampling
+from CTSynthesisLib.volume import Volume
+from Testing.nodule_phantom import LEFT, chest, write_case
+
+
+
+def a_ball(volume, centre, nodule):
+    """An injector that is quick on thick slices: a ball of soft tissue."""
+    at = np.linalg.solve(volume.geometry.ijk_to_ras, [*centre, 1.0])[2::-1]
+    steps = volume.geometry.spacing[::-1]
+    distance = np.sqrt(sum(((a - c) * s) ** 2 for a, c, s in zip(np.indices(volume.array.shape), at, steps, strict=True)))
+    return Volume(np.where(distance <= nodule.diameter_mm / 2, 20, volume.array).astype(np.int16), volume.geometry)
+
+
+BALLS = Hands(a_ball, nodule_composite.erase, "balls of soft tissue")
+NETWORK = SqueezeNet3DConfig(stem=4, squeeze=(2, 2), expand=4, pool_before=(0,))
+
+
+@pytest.fixture(scope="module")
+def persons(tmp_path_factory):
+    """Three real persons, one of them with a marked nodule, and one synthetic volume."""
+    folder = tmp_path_factory.mktemp("persons")
+    write_case(folder / "real" / "held-out", balls=[(LEFT, 24.0)], seed=1)
+    write_case(folder / "real" / "one", balls=[(LEFT, 20.0)], seed=2)
+    (folder / "made").mkdir()
+    write_volume(chest(seed=4, level=-820.0), folder / "made" / "volume-0000.nrrd")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def a_plan(persons):
+    return NodulePlan(
+        data=persons / "real", out=persons / "out", synthetic=persons / "made", held_out=("held-out",), seeds=2, sizes=(12.0, 24.0),
+        real_samples=24, synthetic_samples=24, test_samples=12, sampling=Sampling(voxels=16, spacing=3.0, repeats=3),
+        recipe=NoduleClassifierRecipe(network=NETWORK, iterations=20, rate=5e-3, batch=8), fine_tuning=5,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def a_result(a_plan):
+    return run_experiment(a_plan, BALLS, report=lambda line: None)
+
+
+def test_three_arms_two_sizes_and_the_marked_nodules(a_result):
+    assert set(a_result["figures"]) == {"12 mm", "24 mm", "all sizes", "marked"}
+    for arms in a_result["figures"].values():
+        assert set(arms) == {"real", "synthetic", "fine-tuned"}
+        for figures in arms.values():
+            assert figures["accuracy"]["low"] <= figures["accuracy"]["value"] <= figures["accuracy"]["high"]
+            assert len(figures["accuracy_of_seeds"]) == 2
+    assert a_result["test_samples"]["12 mm"] == {"kept": 0, "erased": 0, "injected": 6, "clean": 6}
+    assert a_result["test_samples"]["marked"] == {"kept": 2, "erased": 1, "injected": 0, "clean": 0}
+
+
+def test_persons_stay_apart_and_stand_ins_are_named(a_result, a_plan):
+    assert a_result["persons"] == {"training": ["one"], "validation": [], "test": ["held-out"], "synthetic": ["volume-0000"]}
+    page = (a_plan.out / "nodules.md").read_text(encoding="utf-8")
+    assert "injected (stand-ins)" in page and "Nodules by size are **stand-ins**" in page and "erased by: balls of soft tissue" in page
+    assert json.loads((a_plan.out / "nodules.json").read_text())["persons"]["test"] == ["held-out"]
+
+
+def test_begun_again_it_trains_nothing_twice(a_result, a_plan):
+    told = []
+    again = run_experiment(a_plan, BALLS, report=told.append)
+    assert again["figures"] == a_result["figures"] and not [line for line in told if "training on" in line or "cutting" in line]
+
+
+def test_the_injector_that_is_handed_in_is_the_one_used(a_result, a_plan, tmp_path):
+    """With one that injects nothing, stand-ins look like clean places."""
+    nothing = Hands(lambda volume, centre, nodule: volume, lambda volume, centre, diameter: volume, "nothing")
+    told = []
+    plan = replace(a_plan, out=tmp_path, synthetic=None, seeds=1, sizes=(24.0,), recipe=replace(a_plan.recipe, iterations=1))
+    for hands, brightest in ((nothing, -500), (BALLS, 10)):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        shutil.copytree(a_plan.out / "lungs", tmp_path / "lungs")
+        result = run_experiment(plan, hands, told.append)
+        middle = np.load(tmp_path / "samples" / "test 24 mm.npy")[::2, 6:10, 6:10, 6:10]  # every second one is injected
+        assert result["injector"] == hands.name and (middle.max((1, 2, 3)) > -300).all() == (brightest > 0)
+    assert set(result["figures"]["24 mm"]) == {"real"} and any("only the arm of real scans" in line for line in told)
+
+
+def test_from_the_command_line(persons, tmp_path, capfd):
+    argv = ["evaluate", "--nodules", "--data", persons / "real", "-o", tmp_path / "out", "--cases", "held-out", "--seeds", "1",
+            "--samples", "4", "4", "2", "--iterations", "1", "1"]  # fmt: skip
+    assert main([str(a) for a in argv]) == 0
+    printed = capfd.readouterr()
+    assert (tmp_path / "out" / "nodules.md").is_file() and "stand-in" not in printed.err and "only the arm of real" in printed.err
+    for more, said in ((["--synthetic", "missing"], "does not exist"), (["--cases", "nobody"], "There is no case 'nobody'"),
+                       (["--seeds", "0"], "whole numbers"), (["--halves", "people"], "cannot be halved")):  # fmt: skip
+        assert main([str(a) for a in (*argv, *more)]) == 2
+        assert said in capfd.readouterr().err
+
+
+def test_a_classifier_is_trained_and_goes_on_from_the_command_line(persons, tmp_path, capfd):
+    train = ["train", "nodule-classifier", "--data", str(persons / "real"), "--leave-out", "held-out", "--iterations", "1"]
+    assert main([*train, "-o", str(tmp_path / "a")]) == 0
+    card = json.loads((tmp_path / "a" / "nodule-classifier.json").read_text())
+    assert card["training_data"] == ["one"] and "injected and erased by the parametric composite" in card["description"]
+    assert main([*train, "-o", str(tmp_path / "b"), "--start-from", str(tmp_path / "a" / "nodule-classifier.safetensors")]) == 0
+    assert main([*train, "-o", str(tmp_path / "c"), "--start-from", "segmenter"]) == 2
+    assert "another kind of network" in capfd.readouterr().err
+
+
+def test_figures_by_hand():
+    labels = {"6 mm": np.array([0, 0, 1, 1]), "marked": np.array([1, 0])}
+    found = {0: {"real": {"6 mm": np.array([0.1, 0.7, 0.8, 0.9]), "marked": np.array([0.9, 0.2])}}}
+    figures = measured(found, labels)
+    assert figures["6 mm"]["real"]["accuracy"]["value"] == 0.75 and figures["6 mm"]["real"]["auc"]["value"] == 1.0
+    assert (figures["6 mm"]["real"]["found"], figures["6 mm"]["real"]["false_alarms"]) == (1.0, 0.5)
+    assert figures["all sizes"]["real"]["samples"] == 4 and figures["marked"]["real"]["accuracy"]["value"] == 1.0
+
+
+def test_nobody_left(a_plan, tmp_path):
+    with pytest.raises(UnusableInput, match="left for training"):
+        run_experiment(replace(a_plan, out=tmp_path, held_out=("held-out", "one")), report=lambda line: None)
