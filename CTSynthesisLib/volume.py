@@ -315,7 +315,7 @@ def resample_labels(array: np.ndarray, source: Geometry, target: Geometry) -> np
         start = np.maximum(start - 2, 0)  # no border of the label
         mask = array[tuple(map(slice, start, stop))] == value
         part = source.crop(start, mask.shape)
-        distance = _distance(mask, part.spacing)
+        distance = distance_mm(mask, part.spacing)
         for window, geometry in _windows(part, target):
             there = resample(distance, part, geometry, outside=np.inf)
             nearer = there < nearest[window]
@@ -333,7 +333,7 @@ def _label_boxes(array: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     return {value: (box[2::-1], box[2::-1] + box[:2:-1]) for value, box in boxes.items()}
 
 
-def _distance(mask: np.ndarray, spacing) -> np.ndarray:
+def distance_mm(mask: np.ndarray, spacing) -> np.ndarray:
     """Distance of each voxel from the nearest one of ``mask`` in mm, float32."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing(spacing.tolist())

@@ -13,9 +13,9 @@ import warnings
 from .. import __version__
 from ..errors import SynthesisFailed, UnusableInput
 from ..synthesis.memory import keep_freed_memory
-from . import benchmark, demo, evaluate, generate, models, perturb, segment, structures, style, train, volume
+from . import benchmark, demo, evaluate, generate, models, nodule, perturb, segment, structures, style, train, volume
 
-COMMANDS = (demo, generate, structures, segment, perturb, style, volume, train, evaluate, benchmark, models)
+COMMANDS = (demo, generate, structures, segment, perturb, style, volume, nodule, train, evaluate, benchmark, models)
 
 
 def main(argv=None) -> int:

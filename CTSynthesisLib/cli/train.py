@@ -1,12 +1,22 @@
 """Train a model on a folder of CT volumes and segmentations.
 
-PRESET is `default` (the model that ships), `completion` (the network that fills in for it what a segmentation leaves open),
-`segmenter` (the network that measures how faithful a CT is to its label map), `style_encoder` (the network in whose features styles are
-compared), `anatomy` (the model that draws whole chests for `volume`), `nodule-classifier` (paper 004's 3D-SqueezeNet: does this lung hold
-a nodule?), `habijan2022` (paper 000, exactly as published), `krishna2019` (paper 001, exactly as published: one model for the style of one
-CT), `ctsgan2021` (paper 004, exactly as published) or `gan3d` (the 3D GAN that it is compared with). DIR holds one folder a case with
-ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for habijan2022 also MM-WHS' own files, for nodule-classifier
-LIDC-IDRI's or LUNA16's.
+PRESET is one of
+
+  default            the model that ships
+  completion         the network that fills in for it what a segmentation leaves open
+  segmenter          the network that measures how faithful a CT is to its label map
+  style_encoder      the network in whose features styles are compared
+  anatomy            the model that draws whole chests for `volume`
+  nodule-injector    the network that puts lung nodules in
+  nodule-eraser      the one that takes them out; it learns on what the injector has put in
+  nodule-classifier  paper 004's 3D-SqueezeNet: does this lung hold a nodule?
+  habijan2022        paper 000, exactly as published
+  krishna2019        paper 001, exactly as published: one model for the style of one CT
+  ctsgan2021         paper 004, exactly as published
+  gan3d              the 3D GAN that paper 004 compares it with
+
+DIR holds one folder a case with ct.nrrd and, where there are masks, segmentation.nrrd and labels.json; for habijan2022 also MM-WHS' own
+files, for nodule-classifier LIDC-IDRI's or LUNA16's.
 """
 
 from __future__ import annotations
@@ -17,10 +27,11 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
 
-PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-classifier", "habijan2022", "krishna2019", "ctsgan2021",
-           "gan3d")  # fmt: skip
+PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-injector", "nodule-eraser", "nodule-classifier",
+           "habijan2022", "krishna2019", "ctsgan2021", "gan3d")  # fmt: skip
 CONTINUED = ("default", "nodule-classifier")  # may begin with another model's weights
 OF_KRISHNA = ("style", "style_segmentation", "vgg", "slices_per_case", "style_weight", "content_weight", "variation_weight")
+NODULES = ("nodule-injector", "nodule-eraser")
 PAPERS = ("habijan2022", "krishna2019")
 
 
@@ -75,6 +86,10 @@ def run(args):
         from ..training.habijan2022 import train
 
         more = {"structure": args.structure} if args.structure else {}
+    elif args.preset in NODULES:
+        from ..training.nodule_gan import train
+
+        more = {"leave_out": tuple(args.leave_out), "erase": args.preset == "nodule-eraser"}
     else:
         train = import_module(f"..training.{args.preset.replace('-', '_')}", __package__).train
         more = {"leave_out": tuple(args.leave_out)} | ({"start": args.start_from} if args.preset in CONTINUED else {})

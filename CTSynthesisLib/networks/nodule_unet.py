@@ -72,7 +72,7 @@ class NoduleUNet(nn.Module):
 
 
 class NoduleCritic(nn.Module):
-    """Judges patches of a volume of interest: ``forward(image, condition)``, both (B, D, H, W), gives decisions (B, d, h, w) at an eighth."""
+    """Judges patches: ``forward(image, condition)``, both (B, D, H, W), gives decisions (B, D/8, H/8, W/8)."""
 
     def __init__(self, width: tuple[int, ...] = (16, 32, 64)):
         super().__init__()

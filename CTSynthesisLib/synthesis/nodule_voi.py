@@ -1,6 +1,6 @@
 """The volume of interest around a nodule: cut out, what simple means put there, its grain, and the networks' view of it at 1 mm.
 
-All that changes voxels happens on the scan's own grid; the networks' corrections are made at 1 mm and brought back, so that the surroundings
+All that changes voxels happens on the scan's own grid; the networks' corrections are made at 1 mm and brought back, so the surroundings
 are never resampled. Training and inference build their inputs here, in the same way.
 """
 
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..volume import Geometry, resample
-from .noise import white_noise
+from ..regions import REGIONS
+from ..volume import Geometry, distance_mm, resample
 from .nodule_shape import SOLID_HU, Nodule, Rendered, render
+from .noise import white_noise
 
 MM = 1.0  # the networks' grid
+_LUNGS, _VESSELS = (next(s.value for s in REGIONS if s.name == name) for name in ("lungs", "lung_vessels"))
 STRIDE = 8  # of the networks
 MARGIN_MM = 14.0  # around the nodule; wider than the correlation of lung texture
 SMALLEST_SIDE = 48  # mm
@@ -23,6 +25,7 @@ HIDDEN_MM = 2.0  # around a solid nodule, which hides what it replaces
 RING_MM = 2.0  # around what is painted, over which it fades into the scan
 LONGEST_MM = 8.0  # that texture's correlation is followed
 _STREAM = 21  # of white_noise
+BORROWED_MM, PLACES_TRIED, MOST_UNHEALTHY = 30.0, 120, 0.15  # see `borrowed`
 UNIT_HU, ZERO_HU = 500.0, -500.0  # network units
 GRAIN_UNITS = 4.0  # grain is shown amplified
 
@@ -127,32 +130,39 @@ def spread(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
     """1 within ``mask`` (bool), falling to 0 at a distance of ``mm`` from it, smoothly."""
     if not mask.any():
         return np.zeros(mask.shape, np.float32)
-    from ..volume import _distance
 
-    away = _distance(mask, np.asarray(spacing))
+    away = distance_mm(mask, np.asarray(spacing))
     return (0.5 + 0.5 * np.cos(np.pi * np.clip(away / max(mm, 1e-3), 0, 1))).astype(np.float32)
 
 
 def gaussian(array: np.ndarray, spacing, mm: float) -> np.ndarray:
     """Gaussian blur by ``mm`` along each axis, zeros beyond the border; 0 where the voxels are wider than that."""
-    x = torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
+    result = np.ascontiguousarray(array, np.float32)
     for axis, step in enumerate(np.asarray(spacing)[::-1]):
-        sigma = mm / step
-        if sigma < 0.2:
+        if mm / step < 0.2:
             continue
-        radius = int(np.ceil(3 * sigma))
-        taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-        shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
-        shape[2 + axis], pad[axis] = -1, radius
-        x = torch.nn.functional.conv3d(x, (taps / taps.sum()).float().reshape(shape), padding=tuple(pad))
-    return x[0, 0].numpy()
+        n, sigma = result.shape[axis], mm / step
+        apart = np.arange(-n + 1, n)
+        taps = np.where(np.abs(apart) <= np.ceil(3 * sigma), np.exp(-0.5 * (apart / sigma) ** 2), 0)
+        whole = np.exp(-0.5 * (np.arange(-np.ceil(3 * sigma), np.ceil(3 * sigma) + 1) / sigma) ** 2).sum()
+        matrix = (taps[np.subtract.outer(np.arange(n), np.arange(n)) + n - 1] / whole).astype(np.float32)
+        result = np.moveaxis(np.tensordot(matrix, result, (1, axis)), 0, axis)  # far faster than a convolution by so wide a kernel
+    return np.ascontiguousarray(result)
 
 
 # --------------------------------------------------------------------------------------------------------------------------- grain
 
 
-def texture(voi: Voi, healthy: np.ndarray) -> tuple[np.ndarray, float]:
-    """The texture of the ``healthy`` lung (bool) in the box: the gain of each spatial frequency (rfftn of the box), unit variance, and HU.
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """Of healthy lung: ``gain`` of each spatial frequency (rfftn of the box; unit variance), and ``spread`` in HU."""
+
+    gain: np.ndarray
+    spread: float
+
+
+def texture(voi: Voi, healthy: np.ndarray) -> Texture:
+    """The texture of the ``healthy`` lung (bool) in the box.
 
     The autocovariance is that of the lung about its local mean, over the pairs of healthy voxels, out to 8 mm.
     """
@@ -160,9 +170,9 @@ def texture(voi: Voi, healthy: np.ndarray) -> tuple[np.ndarray, float]:
     low = gaussian(mask * voi.hu, spacing, 5.0) / np.maximum(gaussian(mask, spacing, 5.0), 1e-3)
     rest = np.where(healthy, voi.hu - low, 0)
     if healthy.sum() < 200:
-        return np.ones(np.fft.rfftn(rest).shape, np.float32), 30.0
+        return Texture(np.ones(np.fft.rfftn(rest).shape, np.float32), 30.0)
     strength = 1.4826 * np.median(np.abs(rest[healthy]))
-    rest = np.clip(rest, -3 * strength, 3 * strength)  # vessels' rims are not its texture
+    rest = np.clip(rest, -4 * strength, 6 * strength)  # vessels' rims are not its texture
     sd = float(rest[healthy].std())
     shape = rest.shape
     padded = [n + int(np.ceil(LONGEST_MM / step)) + 1 for n, step in zip(shape, spacing[::-1], strict=True)]  # lags do not wrap around
@@ -176,13 +186,71 @@ def texture(voi: Voi, healthy: np.ndarray) -> tuple[np.ndarray, float]:
     power = np.maximum(np.fft.rfftn(lags * window).real, 0)
     gain = np.sqrt(power)
     full = np.fft.irfftn(power, shape)[0, 0, 0]  # variance of white noise so filtered
-    return (gain / np.sqrt(max(full, 1e-9))).astype(np.float32), max(sd, 3.0)
+    return Texture((gain / np.sqrt(max(full, 1e-9))).astype(np.float32), max(sd, 3.0))
 
 
-def grain(gain: np.ndarray, shape, seed: int, lattice) -> np.ndarray:
-    """Texture (k, j, i) of unit variance that lives in the world: ``lattice`` (k, j, i) is the box's place on its lattice."""
+def grain(texture: Texture, shape, seed: int, lattice) -> np.ndarray:
+    """Noise (k, j, i) of unit variance with lung's spectrum; it lives in the world: ``lattice`` (k, j, i) is the box's place there."""
     white = white_noise(seed, _STREAM, [int(n) for n in lattice], shape).numpy()
-    return np.fft.irfftn(np.fft.rfftn(white) * gain, shape).astype(np.float32)
+    return np.fft.irfftn(np.fft.rfftn(white) * texture.gain, shape).astype(np.float32)
+
+
+def borrowed(array, labels, spacing, voi: Voi, where: np.ndarray, rng) -> np.ndarray | None:
+    """Texture in HU (k, j, i) of another place of the same lung, about its local mean, for where the eraser is to paint; None if there is
+    none.
+
+    Of many places within 30 mm, the one whose surroundings are most like those here. Lung is more than noise with a spectrum: it has bright
+    dots and threads (vessels too small to outline), which noise does not draw. ``labels`` are as in :func:`lung_in`.
+    """
+    found = np.argwhere(where > 0)
+    begin, shape = found.min(0), np.ptp(found, axis=0) + 1
+    reach = np.ceil(BORROWED_MM / np.asarray(spacing)[::-1]).astype(int)
+    low = np.maximum(begin + voi.start - reach, 0)
+    high = np.minimum(begin + voi.start + shape + reach, array.shape)
+    if ((high - low) < shape).any():
+        return None
+    window = tuple(map(slice, low, high))
+    hu = array[window].astype(np.float32)
+    even = gaussian(hu, spacing, 1.0)
+    healthy = lung_in(None if labels is None else labels[window], hu)[1] & (even < -450)
+    here = begin + voi.start - low  # of the place itself
+    own = np.clip(here, 0, None)
+    healthy[tuple(slice(max(a, 0), max(a + n, 0)) for a, n in zip(own, shape, strict=True))] = False
+    part = tuple(slice(a, a + n) for a, n in zip(begin, shape, strict=True))
+    asked, ring = where[part] > 0, (where[part] > 0) & (where[part] < 0.6)
+    around = voi.hu[part][ring]
+    best, place = np.inf, None
+    for _ in range(PLACES_TRIED):
+        at = rng.integers(0, high - low - shape + 1)
+        there = tuple(slice(a, a + n) for a, n in zip(at, shape, strict=True))
+        bad = 1 - healthy[there][asked].mean()
+        if bad > MOST_UNHEALTHY:
+            continue
+        cost = float(np.abs(np.clip(hu[there][ring], -1000, -500) - np.clip(around, -1000, -500)).mean()) + 300 * bad
+        if cost < best:
+            best, place = cost, there
+    if place is None:
+        return None
+    mean = gaussian(healthy * hu, spacing, 5.0) / np.maximum(gaussian(healthy, spacing, 5.0), 1e-3)
+    result = np.zeros_like(voi.hu)
+    result[part] = np.where(even[place] < -300, np.clip(hu[place] - mean[place], -300, 400), 0)
+    return result
+
+
+def lung_in(labels: np.ndarray | None, hu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where there is lung, and where there is lung without vessels (bool), from the regions; without them, everywhere and by HU."""
+    if labels is None:
+        return np.ones(hu.shape, bool), (hu > -980) & (hu < -650)
+    return (labels == _LUNGS) | (labels == _VESSELS), labels == _LUNGS
+
+
+def noise_of(hu: np.ndarray, soft: np.ndarray) -> float:
+    """Spread of even soft tissue in HU: of the differences between neighbouring voxels two apart, which structure hardly reaches."""
+    pairs = soft[:, :, 2:] & soft[:, :, :-2]
+    if pairs.sum() < 500:
+        return 20.0
+    step = (hu[:, :, 2:].astype(np.float32) - hu[:, :, :-2])[pairs]
+    return float(np.clip(1.4826 * np.median(np.abs(step)) / np.sqrt(2), 4, 80))
 
 
 # ------------------------------------------------------------------------------------------------------------- the networks' view
@@ -214,18 +282,18 @@ def grain_inside(share, filling, noise: float, spread: float):
     return share * noise + (filling - share).clip(0) * 0.6 * spread
 
 
-def injector_inputs(voi: Voi, rendered: Rendered, share, healthy, inside, grain_, noise: float, spread_hu: float) -> torch.Tensor:
+def injector_inputs(voi: Voi, rendered: Rendered, share, healthy, inside, grain: np.ndarray, noise: float, lung: Texture):
     """What the injector sees: the volume with its centre masked out, and the parametric nodule in it; see :func:`inputs`."""
     hidden = hidden_by(rendered, voi.native.spacing) * inside
     visible = filled(voi, hidden, healthy)
     where = np.maximum(hidden, spread(rendered.occupancy > 0.05, voi.native.spacing, RING_MM) * inside)
-    amount = grain_inside(share, rendered.occupancy, noise, spread_hu) + hidden * (1 - rendered.occupancy) * spread_hu
-    return inputs(voi, visible, where, share, composite(visible, share), amount * grain_)
+    amount = grain_inside(share, rendered.occupancy, noise, lung.spread) + hidden * (1 - rendered.occupancy) * lung.spread
+    return inputs(voi, visible, where, share, composite(visible, share), amount * grain)
 
 
-def eraser_inputs(voi: Voi, occupancy, where, healthy, grain_, spread_hu: float) -> torch.Tensor:
+def eraser_inputs(voi: Voi, occupancy, where, healthy, grain_hu: np.ndarray) -> torch.Tensor:
     """What the eraser sees: the volume with the nodule, where it may paint, and lung filled in smoothly there; see :func:`inputs`."""
-    return inputs(voi, voi.hu, where, occupancy, filled(voi, where, healthy), spread_hu * grain_)
+    return inputs(voi, voi.hu, where, occupancy, filled(voi, where, healthy), grain_hu)
 
 
 def painted(x: torch.Tensor, correction: torch.Tensor, log_gain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

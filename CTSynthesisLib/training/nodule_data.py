@@ -60,17 +60,8 @@ def load_lungs(data, cache, *, leave_out=()) -> list[Lung]:
         places = np.argwhere(inside)
         rng = np.random.default_rng(len(places))
         places = places[rng.choice(len(places), min(PLACES, len(places)), replace=False)]
-        lungs.append(Lung(case, places, noise_of(case.hu, case.values == VALUE["soft_tissue"]), outlined))
+        lungs.append(Lung(case, places, voi_.noise_of(case.hu, case.values == VALUE["soft_tissue"]), outlined))
     return lungs
-
-
-def noise_of(hu: np.ndarray, soft: np.ndarray) -> float:
-    """Spread of even soft tissue in HU: of the differences between neighbouring voxels two apart, which structure hardly reaches."""
-    pairs = soft[:, :, 2:] & soft[:, :, :-2]
-    if pairs.sum() < 500:
-        return 20.0
-    step = (hu[:, :, 2:].astype(np.float32) - hu[:, :, :-2])[pairs]
-    return float(np.clip(1.4826 * np.median(np.abs(step)) / np.sqrt(2), 4, 80))
 
 
 def _outlined(folder: Path) -> tuple[np.ndarray, ...]:
@@ -106,7 +97,8 @@ class NoduleSampler:
         where = lung.places[rng.integers(len(lung.places))] + rng.uniform(-0.5, 0.5, 3)
         voi = voi_.voi_at(lung.case.hu, lung.case.spacing, where, self.sampling.side)
         labels = voi_.cut(lung.case.values, voi.start, voi.hu.shape)
-        return erasing(voi, labels, lung.noise, self.sampling, rng) if self.erase else injecting(voi, labels, lung.noise, self.sampling, rng)
+        sample = erasing if self.erase else injecting
+        return sample(voi, labels, lung, self.sampling, rng)
 
 
 def _nodule(sampling, rng) -> Nodule:
@@ -121,34 +113,36 @@ def _placed(voi: Voi, labels, sampling, noise, rng):
     inside, healthy = _inside(labels), labels == VALUE["lungs"]
     rendered = Rendered(rendered.occupancy * inside, rendered.mask & inside, rendered.hu)
     share = voi_.opacity(rendered, voi_.base_of(voi, healthy, rendered.mask))
-    gain, spread = voi_.texture(voi, healthy & ~rendered.mask)
+    texture = voi_.texture(voi, healthy & ~rendered.mask)
     flat = (*voi.native.spacing[:2], 1e6)
     blur = rng.uniform(*sampling.blur)
     seen, filling = (voi_.gaussian(a, flat, blur) for a in (share, rendered.occupancy))
-    truth = voi_.grain(gain, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
-    amount = voi_.grain_inside(seen, filling, noise, spread)
+    truth = voi_.grain(texture, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
+    amount = voi_.grain_inside(seen, filling, noise, texture.spread)
     injected = voi_.composite(voi.hu, seen) + amount * truth
-    grain = voi_.grain(gain, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
-    return rendered, share, grain, spread, injected
+    grain = voi_.grain(texture, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
+    return rendered, share, grain, texture, injected
 
 
-def injecting(voi: Voi, labels, noise: float, sampling: NoduleSampling, rng):
+def injecting(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
     """Inputs (5, D, H, W) and target (D, H, W) for the injector."""
-    rendered, share, grain, spread, injected = _placed(voi, labels, sampling, noise, rng)
-    x = voi_.injector_inputs(voi, rendered, share, labels == VALUE["lungs"], _inside(labels), grain, noise, spread)
+    rendered, share, grain, texture, injected = _placed(voi, labels, sampling, lung.noise, rng)
+    x = voi_.injector_inputs(voi, rendered, share, labels == VALUE["lungs"], _inside(labels), grain, lung.noise, texture)
     return x, torch.from_numpy(voi_.units(voi.to_grid(injected)))
 
 
-def erasing(voi: Voi, labels, noise: float, sampling: NoduleSampling, rng):
+def erasing(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
     """Inputs and target for the eraser."""
-    rendered, _, grain, spread, injected = _placed(voi, labels, sampling, noise, rng)
+    rendered, _, grain, texture, injected = _placed(voi, labels, sampling, lung.noise, rng)
     where = voi_.spread(rendered.occupancy > 0.1, voi.native.spacing, float(rng.uniform(2.0, 3.5))) * _inside(labels)
     healthy, target = labels == VALUE["lungs"], voi.hu
     hidden = rng.random() < sampling.spheres
     seen = Voi(target if hidden else injected, voi.start, voi.native, voi.grid, voi.centre)
     if hidden:
         seen = Voi(voi_.filled(seen, where, healthy), voi.start, voi.native, voi.grid, voi.centre)
-    x = voi_.eraser_inputs(seen, rendered.occupancy, where, healthy, grain, spread)
+    borrowed = voi_.borrowed(lung.case.hu, lung.case.values, lung.case.spacing, seen, where, rng)
+    borrowed = texture.spread * grain if borrowed is None else borrowed
+    x = voi_.eraser_inputs(seen, rendered.occupancy, where, healthy, borrowed)
     return x, torch.from_numpy(voi_.units(voi.to_grid(target)))
 
 
@@ -164,9 +158,9 @@ def _real(lung: Lung, sampling, rng):
     clean = Voi(voi_.filled(voi, voi_.spread(mask, voi.native.spacing, 3.0), healthy), voi.start, voi.native, voi.grid, voi.centre)
     rendered = Rendered(occupancy, mask, hu)
     share = voi_.opacity(rendered, voi_.base_of(voi, healthy, mask))
-    gain, spread = voi_.texture(voi, healthy)
-    grain = voi_.grain(gain, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
-    x = voi_.injector_inputs(clean, rendered, share, healthy, np.ones_like(mask), grain, lung.noise, spread)
+    texture = voi_.texture(voi, healthy)
+    grain = voi_.grain(texture, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
+    x = voi_.injector_inputs(clean, rendered, share, healthy, np.ones_like(mask), grain, lung.noise, texture)
     return x, torch.from_numpy(voi_.units(voi.to_grid(voi.hu)))
 
 

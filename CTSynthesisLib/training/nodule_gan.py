@@ -162,7 +162,7 @@ def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterati
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
-    lungs = load_lungs(data, Path(out).parent / "cases", leave_out=leave_out)
+    lungs = load_lungs(data, Path(out) / "cases", leave_out=leave_out)
     model = NoduleGAN(recipe, device)
     sampler = NoduleSampler(lungs, recipe.sampling, erase=erase, seed=recipe.seed)
     done = run(model, sampler, out, iterations=iterations or recipe.iterations, minutes=minutes, resume=resume, log_every=20,

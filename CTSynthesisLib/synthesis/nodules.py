@@ -1,0 +1,303 @@
+"""Lung nodules put into a CT and taken out of it (paper 004's nodule injector and eraser; Jin et al. 2018).
+
+Each nodule is worked on in its own volume of interest, however large the scan; voxels outside it keep their values, bit for bit. What
+is painted is made on the scan's own grid: a simple composite (:mod:`nodule_voi`), the network's correction of it, which is made at 1 mm and
+brought back, and grain with the local lung's spectrum that lives in the world.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .. import __version__
+from ..errors import UnusableInput
+from ..modelstore import ModelCard, load_card, load_weights
+from ..volume import Geometry, LabelMap, Segment, Volume, reorder
+from . import nodule_voi as voi_
+from .nodule_places import VALUE, check_place
+from .nodule_shape import Nodule
+
+NODULE_CODE = ("SCT", "27925004", "Nodule")
+NAMES = {"solid": "nodule", "part-solid": "part-solid nodule", "ground-glass": "ground-glass nodule"}
+COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground-glass": (0.75, 0.85, 0.35)}
+MOST_SHIFTED = 80.0  # HU, by which the mean of what is painted is set right
+SHELL_MM = 12.0  # around what is erased: the lung whose spread it gets
+LARGEST_ERASED_MM = 60.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A CT with nodules put in or taken out.
+
+    ``segmentation`` holds each nodule as a segment of its own (what was erased, where some were); ``notes`` are sentences for the user.
+    """
+
+    volume: Volume
+    segmentation: LabelMap
+    notes: tuple[str, ...]
+    seconds: tuple[float, ...]  # for each nodule
+
+
+def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]]], labels: np.ndarray | None, *, seed: int = 0,
+           injector: str = "nodule_injector", progress: Callable[[float, str], None] | None = None) -> Made:  # fmt: skip
+    """``volume`` with nodules.
+
+    Parameters
+    ----------
+    placed : list of (Nodule, (k, j, i))
+        Centres in voxels; fractions too.
+    labels : uint8 array (k, j, i) or None
+        The scan's regions (:func:`nodule_places.lungs_of`): nodules lie in lung and leave walls as they are. None: anywhere.
+    seed : int
+        Of the grain; each nodule has its own for its shape.
+
+    Raises
+    ------
+    UnusableInput
+        If a nodule's place lies outside the volume or, given ``labels``, outside the lungs, or the volume is too small for it.
+    """
+    model = load(injector)
+    scan = _Scan(volume, labels)
+    mask, segments, notes, seconds, facts = np.zeros(volume.array.shape, np.uint8), [], [], [], []
+    _check(volume, placed, labels)
+    for number, (nodule, at) in enumerate(placed, start=1):
+        if progress:
+            progress((number - 1) / len(placed), f"nodule {number} of {len(placed)}")
+        started = time.perf_counter()
+        centre = scan.turned(at)
+        notes += _warnings(nodule, volume.geometry)
+        occupied, sentences = _put_in(scan, model, nodule, centre, seed + 7919 * number)
+        notes += sentences
+        scan.write_labels(mask, occupied, number)
+        segments.append(Segment(number, f"{NAMES[nodule.kind]} {number}", NODULE_CODE, color=COLORS[nodule.kind]))
+        facts.append(asdict(nodule) | {"at_ijk": [round(float(a), 2) for a in at[::-1]]})
+        seconds.append(time.perf_counter() - started)
+    return _made(volume, scan, mask, segments, notes, seconds, model.card, "injected", facts, seed)
+
+
+def erase(volume: Volume, masks: list[np.ndarray], labels: np.ndarray | None, *, seed: int = 0, eraser: str = "nodule_eraser",
+          progress: Callable[[float, str], None] | None = None) -> Made:  # fmt: skip
+    """``volume`` with healthy lung in place of each of the ``masks`` (bool, k, j, i); see :func:`inject`.
+
+    Raises
+    ------
+    UnusableInput
+        If a mask is empty or wider than 60 mm.
+    """
+    model = load(eraser)
+    scan = _Scan(volume, labels)
+    marked, segments, notes, seconds, facts = np.zeros(volume.array.shape, np.uint8), [], [], [], []
+    for number, mask in enumerate(masks, start=1):
+        if progress:
+            progress((number - 1) / len(masks), f"nodule {number} of {len(masks)}")
+        started = time.perf_counter()
+        where = np.argwhere(mask)
+        if not len(where):
+            raise UnusableInput("The mask is empty: no voxel of this volume is marked as nodule; paint or load one.")
+        extent = (np.ptp(where, axis=0) + 1) * volume.geometry.spacing[::-1]
+        if extent.max() > LARGEST_ERASED_MM:
+            raise UnusableInput(
+                f"The mask is {extent.max():.0f} mm wide; nodules up to {LARGEST_ERASED_MM:.0f} mm can be erased, so mark one at a time."
+            )
+        centre = scan.turned(where.min(0) + np.ptp(where, axis=0) / 2)
+        _take_out(scan, model, scan.view(mask), centre, float(extent.max()) / 2, seed + 7919 * number)
+        marked[mask] = min(number, 255)
+        segments.append(Segment(min(number, 255), f"erased nodule {number}", color=(0.4, 0.7, 0.9)))
+        ijk = where.mean(0)[::-1]
+        facts.append({"at_ijk": [round(float(a), 2) for a in ijk], "ml": round(len(where) * volume.geometry.voxel_ml, 3)})
+        seconds.append(time.perf_counter() - started)
+    return _made(volume, scan, marked, segments[:255], notes, seconds, model.card, "erased", facts, seed)
+
+
+# ------------------------------------------------------------------------------------------------------------------- one nodule
+
+
+def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
+    """Paint one nodule into the scan; returns its (low, mask) and sentences."""
+    voi = voi_.voi_at(scan.hu, scan.spacing, centre, voi_.side_for(nodule.reach_mm))
+    inside, healthy = scan.regions(voi)
+    rendered = voi_.nodule_in(voi, nodule)
+    whole = rendered.occupancy.sum()
+    rendered = voi_.Rendered(rendered.occupancy * inside, rendered.mask & inside, rendered.hu)
+    notes = []
+    left = rendered.occupancy.sum() / max(whole, 1e-6)
+    if left < 0.95:
+        size = nodule.diameter_mm * left ** (1 / 3)
+        notes.append(f"The part of the {nodule.diameter_mm:g} mm nodule that lies outside the lung was left out; {size:.1f} mm remain.")
+    base = voi_.base_of(voi, healthy & ~rendered.mask, rendered.mask)
+    if nodule.kind == "ground-glass" and base > nodule.mean_hu - 60:
+        notes.append(f"The lung here has {base:.0f} HU, hardly less than ground glass ({nodule.mean_hu:.0f} HU); it will hardly show.")
+    share = voi_.opacity(rendered, base)
+    texture = voi_.texture(voi, healthy & ~rendered.mask)
+    grain = voi_.grain(texture, voi.hu.shape, seed, scan.lattice + voi.start)
+    x = voi_.injector_inputs(voi, rendered, share, healthy, inside, grain, scan.noise, texture)
+    correction, log_gain = model(x)
+    occupancy = rendered.occupancy
+    weight = np.clip(voi_.gaussian(occupancy, voi.native.spacing, 0.6) * 1.15, 0, 1) * inside  # as far as the scanner smears it
+    weight[weight < 0.01] = 0
+    painted = voi_.composite(voi.hu, share) + weight * voi.to_native(correction)
+    amount = voi_.grain_inside(share, occupancy, scan.noise, texture.spread)
+    painted = painted + amount * np.exp(voi.to_native(log_gain)) * grain
+    core = occupancy > 0.9
+    if core.sum() >= 4:  # the mean is the type's
+        shift = float((rendered.hu - painted)[core].mean())
+        painted = painted + weight * np.clip(shift, -MOST_SHIFTED, MOST_SHIFTED)
+    scan.write(voi, painted, (weight > 0) | (occupancy > 0.01))
+    return (voi.start, rendered.mask), notes
+
+
+def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
+    voi = voi_.voi_at(scan.hu, scan.spacing, centre, voi_.side_for(reach))
+    inside, healthy = scan.regions(voi)
+    mask = voi_.cut(mask, voi.start, voi.hu.shape)
+    spacing = voi.native.spacing
+    near = voi_.spread(mask, spacing, 1.01 * max(1.5, *spacing)) > 0
+    base = voi_.base_of(voi, healthy & ~near, mask)
+    rim = near & (voi_.gaussian(voi.hu, spacing, 0.5) > base + 100) & (inside | mask)  # which the nodule fills in part
+    where = voi_.spread(mask | rim, spacing, voi_.RING_MM) * np.maximum(inside, mask)
+    healthy = healthy & (where == 0)
+    grain = voi_.borrowed(scan.hu, scan.labels, spacing, voi, where, np.random.default_rng((seed, 4)))
+    if grain is None:
+        texture = voi_.texture(voi, healthy)
+        grain = texture.spread * voi_.grain(texture, voi.hu.shape, seed, scan.lattice + voi.start)
+    x = voi_.eraser_inputs(voi, voi_.gaussian(mask, spacing, 0.4), where, healthy, grain)
+    correction, log_gain = model(x)
+    plain = voi_.filled(voi, where, healthy) + where * voi.to_native(correction)
+    grain = np.sqrt(1 - (1 - where) ** 2) * np.exp(voi.to_native(log_gain)) * grain  # so that spreads add up in the ring
+    scan.write(voi, plain + _strength(voi, plain, grain, where, healthy) * grain, where > 0)
+
+
+def _strength(voi, plain, grain, where, healthy) -> float:
+    """What the grain is multiplied by, so that the lung painted spreads as that around it does."""
+    core = (where > 0.95) & (plain < -500)
+    shell = healthy & (voi_.spread(where > 0, voi.native.spacing, SHELL_MM) > 0)
+    if core.sum() < 30 or shell.sum() < 200:
+        return 1.0
+    wanted = float(voi.hu[shell].var())
+    a, b = plain[core] - plain[core].mean(), grain[core] - grain[core].mean()
+    square, product, rest = float((b * b).mean()), float((a * b).mean()), float((a * a).mean()) - wanted
+    inside = product**2 - square * rest
+    return float(np.clip((-product + np.sqrt(max(inside, 0))) / max(square, 1e-6), 0.3, 2.5))
+
+
+class _Scan:
+    """The scan on anatomical axes while nodules are put in or taken out: its voxels are written, everything else is looked up."""
+
+    def __init__(self, volume: Volume, labels):
+        self._axes, self._flips = volume.geometry.anatomical_axes
+        self.result = volume.array.copy()
+        self.hu = self.view(self.result)
+        geometry = volume.geometry.reordered(self._axes, self._flips)
+        self.spacing, self.lattice = geometry.spacing, np.array(geometry.lattice_origin())
+        self.labels = None if labels is None else self.view(labels)
+        soft = (self.hu > -20) & (self.hu < 120) if labels is None else self.labels == VALUE["soft_tissue"]
+        self.noise = voi_.noise_of(self.hu, soft)
+
+    def view(self, array):
+        return reorder(array, self._axes, self._flips)
+
+    def turned(self, at):
+        """Voxel (k, j, i) of the scan on these axes."""
+        at = np.asarray(at, float)[list(self._axes)]
+        return np.where(self._flips, np.array(self.hu.shape) - 1 - at, at)
+
+    def regions(self, voi):
+        """Where nodules may lie, and where there is lung without vessels (bool)."""
+        return voi_.lung_in(None if self.labels is None else voi_.cut(self.labels, voi.start, voi.hu.shape), voi.hu)
+
+    def write(self, voi, hu, where):
+        target, source = _overlap(voi.start, hu.shape, self.hu.shape)
+        there = where[source]
+        values = np.clip(np.rint(hu[source][there]), -1024, 3071)
+        self.hu[target][there] = values.astype(self.hu.dtype)
+
+    def write_labels(self, mask, occupied, number):
+        start, inside = occupied
+        target, source = _overlap(start, inside.shape, self.hu.shape)
+        self.view(mask)[target][inside[source]] = number
+
+
+def _overlap(start, shape, of):
+    """Slices of a volume of shape ``of``, and of the box at ``start``, where both are."""
+    begin = np.maximum(start, 0)
+    end = np.minimum(np.add(start, shape), of)
+    return tuple(map(slice, begin, end)), tuple(slice(b - s, e - s) for s, b, e in zip(start, begin, end, strict=True))
+
+
+def _check(volume, placed, labels):
+    size = np.array(volume.array.shape) * volume.geometry.spacing[::-1]
+    for nodule, at in placed:
+        if not all(-0.5 <= a < n - 0.5 for a, n in zip(at, volume.array.shape, strict=True)) or labels is not None:
+            check_place(np.zeros(volume.array.shape, np.uint8) if labels is None else labels, volume.geometry.spacing, at)
+        if size.min() < nodule.diameter_mm or min(volume.array.shape) < 3:
+            raise UnusableInput(
+                f"The volume is only {size.min():.0f} mm ({min(volume.array.shape)} voxels) wide, too small for a nodule of "
+                f"{nodule.diameter_mm:g} mm; choose a larger volume or a smaller nodule."
+            )
+
+
+def _warnings(nodule: Nodule, geometry: Geometry) -> list[str]:
+    widest = geometry.spacing.max()
+    if widest <= nodule.diameter_mm / 2:
+        return []
+    shown = max(1, round(nodule.diameter_mm / widest))
+    size = f"a nodule of {nodule.diameter_mm:g} mm"
+    return [f"Slices lie {widest:.3g} mm apart: {size} shows in {shown} of them, blurred by their thickness."]
+
+
+def _made(volume, scan, mask, segments, notes, seconds, card, what, facts, seed) -> Made:
+    known = json.loads(volume.metadata.get("CTSynthesis.Nodules", "[]"))
+    provenance = {
+        "CTSynthesis.Synthetic": "1",
+        "CTSynthesis.Version": __version__,
+        "CTSynthesis.Nodules": json.dumps([*known, {what: facts, "seed": seed, "model": card.name, "version": card.version,
+                                                    "sha256": card.sha256}]),
+    }  # fmt: skip
+    result = Volume(scan.result, volume.geometry, volume.metadata | provenance)
+    segmentation = LabelMap(mask, volume.geometry, tuple(segments), provenance)
+    return Made(result, segmentation, tuple(dict.fromkeys(notes)), tuple(seconds))
+
+
+# ------------------------------------------------------------------------------------------------------------------- the networks
+
+
+class Model:
+    """A network that is called with its inputs (5, D, H, W) and answers in HU: correction, and log gain of the grain (D, H, W)."""
+
+    def __init__(self, card: ModelCard, device: str = "cpu"):
+        import torch
+
+        from ..networks.nodule_unet import NoduleUNet, NoduleUNetConfig
+        from .mask_cgan import compute_dtype
+
+        self.card, self.device, self.dtype = card, device, compute_dtype(device)
+        config = {name: tuple(value) if isinstance(value, list) else value for name, value in card.network.items()}
+        self.network = NoduleUNet(NoduleUNetConfig(**config))
+        self.network.load_state_dict(load_weights(card))
+        self.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
+
+    def __call__(self, x):
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            x = x.to(self.device)[None]
+            correction, log_gain = self.network(x.contiguous(memory_format=torch.channels_last_3d))
+            correction = correction * x[:, 1] * voi_.UNIT_HU
+        return correction[0].cpu().numpy(), log_gain[0].float().cpu().numpy()
+
+
+_warm: dict[str, Model] = {}
+
+
+def load(name: str) -> Model:
+    """The model of that name or file, loaded once a process."""
+    card = load_card(name)
+    key = card.path + card.sha256
+    if key not in _warm:
+        _warm[key] = Model(card)
+    return _warm[key]
