@@ -22,7 +22,8 @@ STRIDE = 8  # of the networks
 MARGIN_MM = 14.0  # around the nodule; wider than the correlation of lung texture
 SMALLEST_SIDE = 48  # mm
 HIDDEN_MM = 2.0  # around a solid nodule, which hides what it replaces
-RING_MM = 2.0  # around what is painted, over which it fades into the scan
+BLUR_MM, BLUR_SLICES = 0.5, 0.35  # of scanners, beyond the size of a voxel; training draws it around these
+RING_MM = 3.0  # around what is painted, over which it fades into the scan
 LONGEST_MM = 8.0  # that texture's correlation is followed
 _STREAM = 21  # of white_noise
 BORROWED_MM, PLACES_TRIED, MOST_UNHEALTHY = 30.0, 120, 0.15  # see `borrowed`
@@ -113,6 +114,12 @@ def opacity(rendered: Rendered, base: float) -> np.ndarray:
     """
     share = (rendered.hu - base) / (SOLID_HU - base) if base < SOLID_HU - 50 else np.ones_like(rendered.hu)
     return rendered.occupancy * np.clip(share, 0.05, 1)
+
+
+def smeared(array: np.ndarray, spacing, mm: float = BLUR_MM, slices: float = BLUR_SLICES) -> np.ndarray:
+    """``array`` as the scanner shows it: blurred by ``mm``, and across thick slices by so much of their distance."""
+    sigma = np.maximum(mm, slices * np.asarray(spacing))
+    return gaussian(array, np.asarray(spacing) / sigma, 1.0)
 
 
 def composite(hu: np.ndarray, share: np.ndarray) -> np.ndarray:

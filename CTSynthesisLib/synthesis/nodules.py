@@ -25,8 +25,8 @@ from .nodule_shape import Nodule
 NODULE_CODE = ("SCT", "27925004", "Nodule")
 NAMES = {"solid": "nodule", "part-solid": "part-solid nodule", "ground-glass": "ground-glass nodule"}
 COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground-glass": (0.75, 0.85, 0.35)}
-MOST_SHIFTED = 80.0  # HU, by which the mean of what is painted is set right
-SHELL_MM = 12.0  # around what is erased: the lung whose spread it gets
+MOST_SHIFTED = 150.0  # HU, by which the mean of what is painted is set right
+SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
 LARGEST_ERASED_MM = 60.0
 
 
@@ -132,22 +132,19 @@ def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
     base = voi_.base_of(voi, healthy & ~rendered.mask, rendered.mask)
     if nodule.kind == "ground-glass" and base > nodule.mean_hu - 60:
         notes.append(f"The lung here has {base:.0f} HU, hardly less than ground glass ({nodule.mean_hu:.0f} HU); it will hardly show.")
-    share = voi_.opacity(rendered, base)
+    spacing = voi.native.spacing
+    share, occupancy = (voi_.smeared(a, spacing) for a in (voi_.opacity(rendered, base), rendered.occupancy))
     texture = voi_.texture(voi, healthy & ~rendered.mask)
     grain = voi_.grain(texture, voi.hu.shape, seed, scan.lattice + voi.start)
-    x = voi_.injector_inputs(voi, rendered, share, healthy, inside, grain, scan.noise, texture)
-    correction, log_gain = model(x)
-    occupancy = rendered.occupancy
-    weight = np.clip(voi_.gaussian(occupancy, voi.native.spacing, 0.6) * 1.15, 0, 1) * inside  # as far as the scanner smears it
-    weight[weight < 0.01] = 0
-    painted = voi_.composite(voi.hu, share) + weight * voi.to_native(correction)
+    correction, log_gain = model(voi_.injector_inputs(voi, rendered, share, healthy, inside, grain, scan.noise, texture))
+    painted = voi_.composite(voi.hu, share) + occupancy * voi.to_native(correction)
     amount = voi_.grain_inside(share, occupancy, scan.noise, texture.spread)
     painted = painted + amount * np.exp(voi.to_native(log_gain)) * grain
-    core = occupancy > 0.9
+    core = rendered.occupancy > 0.9
     if core.sum() >= 4:  # the mean is the type's
-        shift = float((rendered.hu - painted)[core].mean())
-        painted = painted + weight * np.clip(shift, -MOST_SHIFTED, MOST_SHIFTED)
-    scan.write(voi, painted, (weight > 0) | (occupancy > 0.01))
+        shift = float((rendered.hu - painted)[core].mean() / occupancy[core].mean())
+        painted = painted + occupancy * np.clip(shift, -MOST_SHIFTED, MOST_SHIFTED)
+    scan.write(voi, painted, occupancy > 0.002)
     return (voi.start, rendered.mask), notes
 
 
@@ -168,15 +165,15 @@ def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
     x = voi_.eraser_inputs(voi, voi_.gaussian(mask, spacing, 0.4), where, healthy, grain)
     correction, log_gain = model(x)
     plain = voi_.filled(voi, where, healthy) + where * voi.to_native(correction)
-    grain = np.sqrt(1 - (1 - where) ** 2) * np.exp(voi.to_native(log_gain)) * grain  # so that spreads add up in the ring
-    scan.write(voi, plain + _strength(voi, plain, grain, where, healthy) * grain, where > 0)
+    grain = where * np.exp(voi.to_native(log_gain)) * grain
+    scan.write(voi, plain + _strength(voi, plain, grain, mask, healthy & (where == 0)) * grain, where > 0)
 
 
-def _strength(voi, plain, grain, where, healthy) -> float:
+def _strength(voi, plain, grain, mask, healthy) -> float:
     """What the grain is multiplied by, so that the lung painted spreads as that around it does."""
-    core = (where > 0.95) & (plain < -500)
-    shell = healthy & (voi_.spread(where > 0, voi.native.spacing, SHELL_MM) > 0)
-    if core.sum() < 30 or shell.sum() < 200:
+    core = mask & (plain < -500)
+    shell = healthy & (voi_.spread(mask, voi.native.spacing, SHELL_MM + voi_.RING_MM) > 0)
+    if core.sum() < 20 or shell.sum() < 200:
         return 1.0
     wanted = float(voi.hu[shell].var())
     a, b = plain[core] - plain[core].mean(), grain[core] - grain[core].mean()

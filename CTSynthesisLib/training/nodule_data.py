@@ -36,7 +36,8 @@ class NoduleSampling:
     edges: tuple[float, float, float] = (0.4, 0.3, 0.3)
     outlined: float = 0.06  # a nodule that readers outlined, where the data have one; injector
     spheres: float = 0.2  # a hidden sphere of healthy lung instead of a nodule; eraser
-    blur: tuple[float, float] = (0.3, 0.7)  # mm, of the scanner in its slices
+    blur: tuple[float, float] = (0.35, 0.65)  # mm, of the scanner
+    slices: tuple[float, float] = (0.25, 0.45)  # and across its slices, of their distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +115,13 @@ def _placed(voi: Voi, labels, sampling, noise, rng):
     rendered = Rendered(rendered.occupancy * inside, rendered.mask & inside, rendered.hu)
     share = voi_.opacity(rendered, voi_.base_of(voi, healthy, rendered.mask))
     texture = voi_.texture(voi, healthy & ~rendered.mask)
-    flat = (*voi.native.spacing[:2], 1e6)
-    blur = rng.uniform(*sampling.blur)
-    seen, filling = (voi_.gaussian(a, flat, blur) for a in (share, rendered.occupancy))
+    blur = rng.uniform(*sampling.blur), rng.uniform(*sampling.slices)
+    seen, filling = (voi_.smeared(a, voi.native.spacing, *blur) for a in (share, rendered.occupancy))
     truth = voi_.grain(texture, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
     amount = voi_.grain_inside(seen, filling, noise, texture.spread)
     injected = voi_.composite(voi.hu, seen) + amount * truth
     grain = voi_.grain(texture, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
-    return rendered, share, grain, texture, injected
+    return rendered, voi_.smeared(share, voi.native.spacing), grain, texture, injected
 
 
 def injecting(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
@@ -134,7 +134,7 @@ def injecting(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
 def erasing(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
     """Inputs and target for the eraser."""
     rendered, _, grain, texture, injected = _placed(voi, labels, sampling, lung.noise, rng)
-    where = voi_.spread(rendered.occupancy > 0.1, voi.native.spacing, float(rng.uniform(2.0, 3.5))) * _inside(labels)
+    where = voi_.spread(rendered.occupancy > 0.1, voi.native.spacing, float(rng.uniform(2.5, 4.0))) * _inside(labels)
     healthy, target = labels == VALUE["lungs"], voi.hu
     hidden = rng.random() < sampling.spheres
     seen = Voi(target if hidden else injected, voi.start, voi.native, voi.grid, voi.centre)
@@ -157,7 +157,7 @@ def _real(lung: Lung, sampling, rng):
     healthy = (labels == VALUE["lungs"]) & (voi_.gaussian(mask, voi.native.spacing, 3.0) < 0.02)
     clean = Voi(voi_.filled(voi, voi_.spread(mask, voi.native.spacing, 3.0), healthy), voi.start, voi.native, voi.grid, voi.centre)
     rendered = Rendered(occupancy, mask, hu)
-    share = voi_.opacity(rendered, voi_.base_of(voi, healthy, mask))
+    share = voi_.smeared(voi_.opacity(rendered, voi_.base_of(voi, healthy, mask)), voi.native.spacing)
     texture = voi_.texture(voi, healthy)
     grain = voi_.grain(texture, voi.hu.shape, int(rng.integers(1 << 30)), (0, 0, 0))
     x = voi_.injector_inputs(clean, rendered, share, healthy, np.ones_like(mask), grain, lung.noise, texture)
