@@ -20,7 +20,6 @@ from CTSynthesisLib.volume import Volume
 from Testing.nodule_phantom import LEFT, chest, write_case
 
 
-
 def a_ball(volume, centre, nodule):
     """An injector that is quick on thick slices: a ball of soft tissue."""
     at = np.linalg.solve(volume.geometry.ijk_to_ras, [*centre, 1.0])[2::-1]
