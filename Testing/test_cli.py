@@ -56,15 +56,13 @@ def test_as_a_process_it_succeeds_fails_and_refuses_with_its_exit_codes(a_segmen
     assert debugged.returncode == 1 and "Traceback" in debugged.stderr
 
 
-def test_help_lists_only_commands_that_work(capfd):
+def test_help_lists_all_commands(capfd):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
     listed = capfd.readouterr().out
-    for command in ("demo", "generate", "structures", "segment", "perturb", "style", "train", "evaluate", "benchmark", "models"):
-        assert f"\n    {command}" in listed
-    for later in ("volume", "nodule"):
-        assert f"\n    {later}" not in listed
+    commands = ("demo", "generate", "structures", "segment", "perturb", "style", "volume", "nodule", "train", "evaluate", "benchmark", "models")
+    assert [command for command in commands if f"\n    {command}" not in listed] == []
 
 
 def test_help_and_usage_errors_load_no_heavy_library():
