@@ -16,14 +16,15 @@ from .errors import UnusableInput
 MODELS = RESOURCES / "Models"
 IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
 HELPERS = ("segmenter", "completion", "style_encoder", "nodule_classifier")  # kinds of models that draw no CT by themselves
+FROM_NOTHING = ("anatomy", "ctsgan2021", "gan3d")  # kinds that draw whole volumes and take no segmentation
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What is known of a model; ``NAME.json`` beside ``NAME.safetensors``.
 
-    ``kind`` says which engine runs it (``slab_gan``, ``habijan2022`` or ``krishna2019``; the HELPERS draw nothing), ``network`` holds the
-    network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a
+    ``kind`` says which engine runs it (``slab_gan``, ``habijan2022`` or ``krishna2019``, or one of FROM_NOTHING; the HELPERS draw nothing),
+    ``network`` holds the network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a
     voxel depends on. ``drawn_above_told`` are HU by tissue: by how much the median of what the network draws lies above the median that it
     was told, measured on training scans; the engine tells it that much less.
     """
@@ -53,8 +54,8 @@ class ModelCard:
 
     @property
     def generates(self) -> bool:
-        """Whether the model draws CT; the others measure it, or fill in a label map."""
-        return self.kind not in HELPERS
+        """Whether the model draws CT of a segmentation; the others measure it, fill in a label map, or draw from nothing."""
+        return self.kind not in (*HELPERS, *FROM_NOTHING)
 
     def check(self) -> bytes:
         """The weights file's content, if it is whole.

@@ -91,7 +91,7 @@ class SliceCritic(nn.Module):
 
     def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         x = torch.cat([x, position[:, None, None, None].to(x).expand(-1, 1, *x.shape[2:])], 1)
-        return self.decision(self.layers(x).mean((2, 3)).float())[:, 0]
+        return _decided(self.decision, self.layers(x).mean((2, 3)))
 
 
 class SlabCritic(nn.Module):
@@ -106,7 +106,13 @@ class SlabCritic(nn.Module):
         self.decision = nn.Linear(widths[-1], 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.decision(self.layers(x).mean((2, 3, 4)).float())[:, 0]
+        return _decided(self.decision, self.layers(x).mean((2, 3, 4)))
+
+
+def _decided(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
+    """Decisions (B,) in float32: Wasserstein's grow to thousands, where bfloat16 counts in steps of 32."""
+    with torch.autocast(features.device.type, enabled=False):
+        return layer(features.float())[:, 0]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..files import write_segmentation, write_volume
 from ..files.beside import written_beside
+from ..modelstore import load_card
 from .ct_sgan import Drawn, VolumeRequest, check, draw
 
 MANIFEST, SETTINGS = "manifest.json", "cohort.json"
@@ -35,10 +36,12 @@ class Cohort:
     with_segmentation: bool = False
 
     def settings(self) -> dict:
-        """What must be the same for a folder to be continued: all but the device."""
-        card = check(self.request)
-        request = {name: value for name, value in asdict(self.request).items() if name != "device"}
-        return {"request": request, "format": self.format, "segmentation": self.with_segmentation, "weights": card.sha256}
+        """What must be the same for a folder to be continued: all but the device, and models by their weights, whatever their names."""
+        card, given = check(self.request), asdict(self.request)
+        renderer = load_card(given.pop("renderer")).sha256 if card.kind == "anatomy" else None
+        request = {name: value for name, value in given.items() if name not in ("device", "preset")}
+        return {"preset": card.name, "weights": card.sha256, "renderer": renderer, "request": request, "format": self.format,
+                "segmentation": self.with_segmentation}  # fmt: skip
 
 
 def share() -> tuple[int, int]:
@@ -145,9 +148,8 @@ def _begin(cohort: Cohort, resume: bool):
         if not resume:
             raise UnusableInput(f"'{cohort.folder}' holds a cohort already; add --resume to go on with it, or name another folder.")
         if before != settings:
-            flat = [{**one["request"], "format": one["format"], "segmentation": one["segmentation"], "weights": one["weights"]}
-                    for one in (before, settings)]  # fmt: skip
-            different = ", ".join(sorted(name for name in flat[1] if flat[0].get(name) != flat[1][name]))
+            was, wanted = ({**one, **one["request"]} for one in (before, settings))
+            different = ", ".join(sorted(name for name in wanted if was.get(name) != wanted[name] and name != "request"))
             raise UnusableInput(f"'{cohort.folder}' holds a cohort made with another {different}; repeat its settings, or name a new one.")
         return
     if any(entry for entry in cohort.folder.iterdir() if not entry.name.startswith(".")) and not resume:

@@ -14,12 +14,11 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UnusableInput
-from ..modelstore import ModelCard, load_card
+from ..modelstore import FROM_NOTHING, ModelCard, load_card
 from ..volume import AIR_HU, Geometry, LabelMap, Volume
 from .request import DEVICES, Request
 
-PRESETS = ("anatomy", "ctsgan2021", "gan3d")
-KINDS = ("anatomy", "ctsgan2021", "gan3d")  # of models that need no segmentation
+PRESETS = FROM_NOTHING
 EXTENT_MM = (288.0, 432.0, 432.0)  # (k, j, i)
 SIZES = (64, 1024)
 MOST_NODULES = 50
@@ -36,7 +35,7 @@ class VolumeRequest:
     Attributes
     ----------
     preset : str
-        Name of a model of one of KINDS, or the path of its file.
+        Name of a model of one of FROM_NOTHING, or the path of its file.
     seed : int
         Of the cohort; volume k has a seed of its own, :func:`seed_of`.
     size : int or None
@@ -94,7 +93,7 @@ def check(request: VolumeRequest) -> ModelCard:
             raise UnusableInput(f"The preset '{request.preset}' ships without weights; train it with `ctsynthesis train {request.preset}` "
                                 "and name the model file.") from error  # fmt: skip
         raise
-    if card.kind not in KINDS:
+    if card.kind not in FROM_NOTHING:
         raise UnusableInput(f"The model '{card.name}' needs a segmentation; for volumes from nothing choose {', '.join(PRESETS)}.")
     if card.kind != "anatomy" and request.nodules:
         raise UnusableInput(f"The preset '{card.name}' draws voxels and knows no nodules; choose anatomy.")

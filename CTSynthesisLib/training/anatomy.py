@@ -26,7 +26,7 @@ from .loop import load_weights, run
 class AnatomyRecipe:
     network: AnatomyGeneratorConfig = field(default_factory=AnatomyGeneratorConfig)
     variation: Variation = field(default_factory=Variation)
-    batch: int = 8
+    batch: int = 4
     drawn: int = 2  # of them, whose tissues are drawn and judged
     slab: int = 10  # slices of 4 mm that are drawn and judged in one step
     critic_widths: tuple[int, ...] = (16, 32, 64, 96)
@@ -38,9 +38,9 @@ class AnatomyRecipe:
     tissues: float = 1.0  # of the tissues' mean absolute error
     information: float = 2e-4  # of the Kullback-Leibler divergence of the encoder's noise from a normal one, in nats
     adversarial: float = 0.003
-    alone: int = 300  # iterations on fields alone
+    alone: int = 250  # iterations on fields alone
     average: float = 0.99
-    iterations: int = 900
+    iterations: int = 400
     seed: int = 0
 
 

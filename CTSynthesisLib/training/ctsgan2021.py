@@ -21,7 +21,7 @@ class CTSGAN2021:
     """The numbers of section 2. Those that the paper does not give are marked."""
 
     network: CTSGANConfig = field(default_factory=CTSGANConfig)  # 224 × 224 × 3; filters not given
-    slab: int = 6  # T centre slices, and N of equation 2; not given
+    slab: int = 4  # T centre slices, and N of equation 2; not given
     batch: int = 2  # volumes; not given
     loss: str = "wasserstein"  # "preferably trained with Wasserstein loss"; or jensen-shannon
     penalty: float = 10.0  # γ of Mescheder's R1; not given: his

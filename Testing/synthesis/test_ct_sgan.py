@@ -66,7 +66,7 @@ def test_shares_of_tissues_sum_to_one_and_pass_gradients_to_the_field():
 
 def test_a_chest_holds_what_a_chest_holds_where_it_belongs(a_chest):
     names = {segment.name for segment in a_chest.segments}
-    assert {"lung_left", "lung_right", "heart_ventricle_left", "aorta", "trachea", "liver", "vertebrae_T6", "rib_left_5"} <= names
+    assert {"heart_ventricle_left", "aorta", "trachea", "rib_left_5", "rib_right_9", "clavicula_left"} <= names
     places = ("lung_left", "lung_right", "vertebrae_T6", "sternum", "liver")
     centre = {name: np.argwhere(mask(a_chest, name)).mean(0) for name in places}
     assert centre["lung_right"][2] < centre["vertebrae_T6"][2] < centre["lung_left"][2]
@@ -134,7 +134,7 @@ def test_a_cohort_is_resumed_without_making_anything_twice(a_request, tmp_path):
     assert not list((tmp_path / "out").glob(".*"))
     with pytest.raises(UnusableInput, match="--resume"):
         cohort.make(made, 2)
-    with pytest.raises(UnusableInput, match="another seed"):
+    with pytest.raises(UnusableInput, match="another seed;"):
         cohort.make(replace(made, request=replace(a_request, seed=4)), 2, resume=True)
 
 
