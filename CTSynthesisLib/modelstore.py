@@ -24,9 +24,9 @@ class ModelCard:
     """What is known of a model; ``NAME.json`` beside ``NAME.safetensors``.
 
     ``kind`` says which engine runs it (``slab_gan``, ``habijan2022`` or ``krishna2019``, or one of FROM_NOTHING; the HELPERS draw nothing),
-    ``network`` holds the network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to either side that a
-    voxel depends on. ``drawn_above_told`` are HU by tissue: by how much the median of what the network draws lies above the median that it
-    was told, measured on training scans; the engine tells it that much less.
+    ``network`` holds the network's configuration, ``hu_map`` the parameters of its HU map, and ``receptive_field`` the pixels and slices to
+    either side that a voxel depends on. ``drawn_above_told`` are HU by tissue: by how much the median of what the network draws lies above
+    the median that it was told, measured on training scans; the engine tells it that much less.
     """
 
     name: str

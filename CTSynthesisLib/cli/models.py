@@ -33,7 +33,9 @@ def run(args):
             print(f"{card.name}: the weights are what their card says (SHA-256 {card.sha256[:16]}…)")
         else:
             print(f"{card.name} {card.version}  ({card.bytes / 1e6:.1f} MB)  {card.title}\n  {card.description}")
-            if not card.generates:
+            if card.kind in modelstore.FROM_NOTHING:
+                print("  It draws volumes from nothing: `ctsynthesis volume`.")
+            elif not card.generates:
                 print("  It generates no CT by itself.")
             for limit in card.limits:
                 print(f"  - {limit}")
