@@ -231,7 +231,7 @@ def _fitted(groups, told, reference: Reference, request: Request, spacing, tick,
     for values in groups:
         texture = texture_of(shown, values, spacing[2])
         mask = torch.from_numpy(np.isin(shown.labels, values))
-        transfers[values] = texture and fit(*_most(content, mask), texture, seed=1)
+        transfers[values] = texture and fit(*_most(content, mask), texture, seed=1, steady=True)
     return transfers
 
 

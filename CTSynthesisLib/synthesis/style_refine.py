@@ -1,7 +1,7 @@
 """The slow path: the image itself is optimised against the losses of paper 001, starting from the fast result.
 
-Style is equation 6 over a slab of slices together, each Gram matrix divided by the segment's area and each term by the reference's own, so
-that layers and organs of any size weigh alike; content is equation 7 against the fast result. Volume coherence: what is changed must be
+Style is equation 6 over a slab of slices together, each Gram matrix divided by the segment's area and each segment's term by what it was at
+the beginning, so that all come nearer alike; content is equation 7 against the fast result. Volume coherence: what is changed must be
 alike in neighbouring slices, also across slabs. Voxels beyond the styled structures' margin are not touched.
 """
 
@@ -19,8 +19,8 @@ from .style_features import StyleFeatures, load_features, mask_at, normalised_gr
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, slabs_of
 
 SLAB = 4  # slices that are optimised together
-RATE = 1.0  # HU a step, Adam
-CONTENT_WEIGHT, COHERENCE_WEIGHT = 0.1, 0.5
+RATE, LAST_RATE = 4.0, 0.5  # HU a step, Adam: at the beginning and at the end
+CONTENT_WEIGHT, COHERENCE_WEIGHT = 0.1, 0.15
 MARGIN = 16  # pixels around the styled structures that the network sees
 REFERENCE_SLICES = 12
 GRADIENT_SPREAD = 20.0  # HU: changes are measured in it
@@ -131,6 +131,8 @@ def _optimised(features, fast, labels, chosen, targets, steps, previous, tick) -
     weight = sum(one.strength * faded(mask) for one, mask in masks.items()).clamp(max=1)
     change = torch.zeros_like(fast, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=RATE, betas=(0.5, 0.9))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, LAST_RATE)
+    first: dict[Chosen, torch.Tensor] = {}
     precision = compute_dtype("cpu")
     with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
         content = {layer: f.float() for layer, f in features(fast[:, None], CONTENT_LAYERS).items()}
@@ -138,7 +140,9 @@ def _optimised(features, fast, labels, chosen, targets, steps, previous, tick) -
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             found = features((fast + weight * change)[:, None])
         found = {layer: f.float() for layer, f in found.items()}
-        loss = sum(_style_term(found, mask[:, None], targets[one.values]) for one, mask in masks.items()) / len(masks)
+        style = {one: _style_term(found, mask[:, None], targets[one.values]) for one, mask in masks.items()}
+        first = first or {one: term.detach().clamp(min=1e-6) for one, term in style.items()}
+        loss = sum(style[one] / first[one] for one in masks) / len(masks)
         for layer in CONTENT_LAYERS:
             loss = loss + CONTENT_WEIGHT * (found[layer] - content[layer]).square().sum() / content[layer].square().sum()
         steps_between = (change[1:] - change[:-1]) / GRADIENT_SPREAD
@@ -148,16 +152,17 @@ def _optimised(features, fast, labels, chosen, targets, steps, previous, tick) -
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         tick((step + 1) / steps)
     return (weight * change).detach().numpy()
 
 
 def _style_term(found, mask, target):
-    """Σ over style layers of ‖RR - SS‖² / ‖SS‖², RR the mean second moments of the slab's features within the mask."""
+    """Equation 6 for one segment, area-normalised: Σ over style layers of 1 / (4 N²) · ‖RR - SS‖², RR the second moments in the slab."""
     total = 0
     for layer in STYLE_LAYERS:
         f = found[layer]
         share = mask_at(mask, f)
         weighted = (f * share.sqrt()).transpose(0, 1).flatten(1)  # (N, D·h·w)
-        total = total + ((weighted @ weighted.T) / share.sum() - target[layer]).square().sum() / target[layer].square().sum()
-    return total / len(STYLE_LAYERS)
+        total = total + ((weighted @ weighted.T) / share.sum() - target[layer]).square().sum() / (4 * len(target[layer]) ** 2)
+    return total

@@ -2,8 +2,9 @@
 
 A structure is taken apart in-plane into five octave bands (differences of Gaussians of 1 to 16 pixels, within its own mask) and what is
 left. Each band is damped where the reference has less of it; the three finest are filled up with noise that lives in the world (``noise``)
-where it has more. Then a fixed monotone curve takes the distribution of HU to the reference's. Everything but the curve is a filter of
-finite reach, and the curve is a table: both are fitted before, so nothing here looks at the statistics of the image that is made.
+where it has more. Then fixed monotone curves, one for the outermost pixels and one for the rest, take the distribution of HU to the
+reference's. Everything but the curves is a filter of finite reach, and the curves are tables: both are fitted before, so nothing here looks
+at the statistics of the image that is made.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from .noise import CELL, interpolated, white_noise
 
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
 BANDS = len(SIGMAS)
-QUANTILES = np.linspace(0.03, 0.97, 48)  # beyond, the curve runs parallel to the identity
+QUANTILES = np.array([0.01, 0.02, *np.linspace(0.03, 0.97, 48), 0.98, 0.99])
 FILLED = 3  # bands that may be filled up with noise; what the coarser ones lack is anatomy, and blotches are none
 FITTING = 3  # rounds
+STEADY_ENDS = 0.5  # slope of the curves beyond their quantiles: longer tails than where they were fitted shall not change the mean
+LEVELS, HELD = (0.4, 0.6), 0.3  # quantiles between which what is left below the bands varies freely, and how much of it is kept beyond
+FEWEST_IN_A_ZONE = 100  # voxels, for a curve of its own
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
 _STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
 
@@ -34,6 +38,7 @@ class Texture:
     bands: tuple[float, ...]
     slice_correlation: tuple[float, ...]
     quantiles: tuple[float, ...]
+    rim: tuple[float, ...]  # quantiles of the outermost pixels
     voxels: int
 
 
@@ -46,6 +51,9 @@ class Transfer:
     slice_correlation: tuple[float, ...]
     before: tuple[float, ...]  # the curve: HU …
     after: tuple[float, ...]  # … and what becomes of them
+    rim: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # the curve of the outermost pixels, where it is another
+    levels: tuple[float, float] = (-np.inf, np.inf)  # HU between which what is left below the bands varies freely
+    ends: float = 1.0  # slope of the curves beyond their ends
 
 
 class Within:
@@ -73,13 +81,29 @@ def interior(mask: torch.Tensor) -> torch.Tensor:
 
     Where little would be left, as of vessels, the whole mask.
     """
-    core = ~(F.max_pool2d((~mask)[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0)
+    core = _core(mask)
     return core if core.sum() > 0.25 * mask.sum() else mask
+
+
+def _core(mask: torch.Tensor) -> torch.Tensor:
+    return ~(F.max_pool2d((~mask)[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0)
+
+
+def zones(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Core and rim of a mask (D, H, W, bool): the rim is the outermost pixel in-plane. Where either is hardly there, both are the mask."""
+    core = _core(mask)
+    rim = mask & ~core
+    return (core, rim) if min(core.sum(), rim.sum()) >= FEWEST_IN_A_ZONE else (mask, mask)
+
+
+def _quantiles(x: torch.Tensor) -> tuple[float, ...]:
+    return tuple(np.quantile(x.numpy(), QUANTILES).tolist())
 
 
 def measure(x: torch.Tensor, mask: torch.Tensor, firsts=(0,)) -> Texture:
     """The texture of slices ``x`` (D, H, W) within ``mask`` (bool); ``firsts`` are the slices whose predecessor is not their neighbour."""
     bands, _ = Within(mask.float()).bands(x)
+    core, rim = zones(mask)
     mask = interior(mask)
     inside = x[mask].numpy()
     pairs = mask[1:] & mask[:-1]
@@ -93,32 +117,36 @@ def measure(x: torch.Tensor, mask: torch.Tensor, firsts=(0,)) -> Texture:
         spread=float(inside.std()),
         bands=tuple(_strength(band[mask]) for band in bands),
         slice_correlation=tuple(min(max(c, 0.0), 1.0) for c in across),
-        quantiles=tuple(np.quantile(inside, QUANTILES).tolist()),
+        quantiles=_quantiles(x[core]),
+        rim=_quantiles(x[rim]),
         voxels=len(inside),
     )
 
 
-def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: int = 0) -> Transfer:
+def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: int = 0, steady: bool = False) -> Transfer:
     """The transfer that gives ``content`` (D, H, W) within ``mask`` (bool) the ``reference``'s texture.
 
-    The curve changes the bands again, so that they are fitted in a few rounds.
+    The curves change the bands again, so that they are fitted in a few rounds. ``steady`` is for a transfer that will meet another anatomy,
+    whose parts are thinner or thicker: what lies below the bands is held near the range that it has here, and so are the ends of the curves.
     """
-    within, mask = Within(mask.float()), interior(mask)
+    within, (core, rim), inner = Within(mask.float()), zones(mask), interior(mask)
+    filled = FILLED if inner is not mask else 0  # where nearly all is border, the bands show borders, not grain
     bands, base = within.bands(content)
+    levels = tuple(np.quantile(base[inner].numpy(), LEVELS).tolist()) if steady else (-np.inf, np.inf)
+    ends = STEADY_ENDS if steady else 1.0
+    base = _held(base, *levels)
     noise = [_grain(n, seed, (0, 0, 0), content.shape, reference.slice_correlation[n]) for n in range(BANDS)]
-    own = np.array([_strength(band[mask]) for band in bands])
+    own = np.array([_strength(band[inner]) for band in bands])
     wanted = goal = np.maximum(np.array(reference.bands), 1e-3)
-    after = np.maximum.accumulate(np.array(reference.quantiles))
     for _ in range(FITTING):
         gains = np.minimum(1.0, goal / np.maximum(own, 1e-3))
-        grain = np.where(np.arange(BANDS) < FILLED, np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0)), 0.0)
+        grain = np.where(np.arange(BANDS) < filled, np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0)), 0.0)
         mixed = base + sum(g * b + n * z for g, b, n, z in zip(gains.tolist(), bands, grain.tolist(), noise, strict=True))
-        before = np.quantile(mixed[mask].numpy(), QUANTILES)
-        made, _ = within.bands(_curve(mixed, before, after))
-        found = np.array([_strength(band[mask]) for band in made])
+        curves = (_quantiles(mixed[core]), reference.quantiles), (_quantiles(mixed[rim]), reference.rim)
+        made, _ = within.bands(_by_zone(mixed, core, *curves, ends))
+        found = np.array([_strength(band[inner]) for band in made])
         goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
-    gains, grain, before, after = (tuple(figures.tolist()) for figures in (gains, grain, before, after))
-    return Transfer(gains, grain, reference.slice_correlation, before, after)
+    return Transfer(tuple(gains.tolist()), tuple(grain.tolist()), reference.slice_correlation, *curves[0], curves[1], levels, ends)
 
 
 def apply(
@@ -129,20 +157,33 @@ def apply(
     Parameters
     ----------
     strength : float
-        0 leaves ``x`` as it is, 1 is the whole transfer; between them gains and grain are reduced, and so is the curve.
+        0 leaves ``x`` as it is, 1 is the whole transfer; between them gains and grain are reduced, and so are the curves.
     start : (k, j, i)
         World lattice position of the first voxel, for the noise.
     shift : float
         HU that this content lies above the one that ``transfer`` was fitted on.
     """
     bands, base = Within(mask).bands(x)
-    mixed = base
+    mixed = base + strength * (_held(base - shift, *transfer.levels) + shift - base)
     for n, band in enumerate(bands):
         mixed = mixed + transfer.gains[n] ** strength * band
         if transfer.grain[n] > 0.01:
             mixed = mixed + strength * transfer.grain[n] * _grain(n, seed, start, x.shape, transfer.slice_correlation[n])
-    mapped = _curve(mixed - shift, np.array(transfer.before), np.array(transfer.after))
+    curve = transfer.before, transfer.after
+    mapped = _by_zone(mixed - shift, _core(mask > 0), curve, transfer.rim or curve, transfer.ends)
     return mixed + strength * (mapped - mixed)
+
+
+def _held(base: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    inside = base.clamp(low, high)
+    return inside + HELD * (base - inside)
+
+
+def _by_zone(x: torch.Tensor, core: torch.Tensor, curve, rim_curve, ends: float) -> torch.Tensor:
+    """``curve`` (before, after) in the ``core``, ``rim_curve`` elsewhere."""
+    y = _curve(x, *map(np.array, rim_curve), ends)
+    y[core] = _curve(x[core], *map(np.array, curve), ends)
+    return y
 
 
 def _strength(band: torch.Tensor) -> float:
@@ -150,12 +191,12 @@ def _strength(band: torch.Tensor) -> float:
     return 1.4826 * float(band.abs().median())
 
 
-def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray) -> torch.Tensor:
-    """``before`` → ``after``, linear between, and parallel to the identity beyond."""
+def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray, ends: float) -> torch.Tensor:
+    """``before`` → ``after``, linear between, and with the slope ``ends`` beyond."""
     before = np.maximum.accumulate(before) + np.arange(len(before)) * 1e-3
     values = x.numpy()
     y = np.interp(values, before, after)
-    y += np.minimum(values - before[0], 0) + np.maximum(values - before[-1], 0)
+    y += ends * (np.minimum(values - before[0], 0) + np.maximum(values - before[-1], 0))
     return torch.from_numpy(y.astype(np.float32))
 
 
