@@ -127,7 +127,7 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
     """The transfer that gives ``content`` (D, H, W) within ``mask`` (bool) the ``reference``'s texture.
 
     The curves change the bands again, so that they are fitted in a few rounds. ``steady`` is for a transfer that will meet another anatomy,
-    whose parts are thinner or thicker: what lies below the bands is held near the range that it has here, and so are the ends of the curves.
+    whose parts are thinner or thicker: what lies below the bands is held near its range here, and so are the ends of the curves.
     """
     within, (core, rim), inner = Within(mask.float()), zones(mask), interior(mask)
     filled = FILLED if inner is not mask else 0  # where nearly all is border, the bands show borders, not grain
