@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.synthesis import organ_style
 from CTSynthesisLib.synthesis.generate import Cancelled, generate
 from CTSynthesisLib.synthesis.organ_style import margin_mm, restyle, style_ct, style_segmentation
 from CTSynthesisLib.synthesis.request import Request
@@ -160,6 +161,21 @@ def test_a_segmentation_is_drawn_in_the_references_style(content, reference):
     far = ~one_pixel_more(heart | lung)
     assert (result.volume.array[far] == plain.array[far]).all()
     assert result.volume.metadata["CTSynthesis.Seed"] == "4" and "CTSynthesis.Style" in result.volume.metadata
+
+
+def test_a_reference_is_measured_once_and_again_when_it_changes(content, reference, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(organ_style, "generate", lambda part, *more, **named: drawn.append(part) or generate(part, *more, **named))
+
+    def runs(reference, seed):
+        drawn.clear()
+        style_segmentation(content[1], reference, Request(seed=seed, device="cpu"), Style(structures=("aorta",)))
+        return len(drawn)
+
+    first, other_seed = runs(reference, 1), runs(replace(reference, name="again"), 2)
+    assert first > 1 and other_seed == 1  # the content alone
+    brighter = replace(reference, scan=replace(reference.scan, array=reference.scan.array + 10))
+    assert runs(brighter, 1) == first
 
 
 def test_cancelling_stops_it(content, reference):
