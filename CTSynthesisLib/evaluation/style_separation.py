@@ -7,7 +7,7 @@ import torch
 
 from ..synthesis.scan_quality import blur
 from ..synthesis.style_features import StyleFeatures
-from ..synthesis.style_refine import gram_distance, grams
+from ..synthesis.style_refine import gram_distance, grams_each
 from ..volume import LabelMap, Volume
 
 TISSUES = ("soft_tissue", "fat", "lungs", "bone", "blood")
@@ -27,17 +27,14 @@ def separation(cases: dict[str, tuple[Volume, LabelMap]], features: StyleFeature
     for name, (scan, regions) in cases.items():
         chosen = np.linspace(2, len(scan.array) - 3, SLICES).round().astype(int)
         values = {s.name: s.value for s in regions.segments}
-        for tissue in TISSUES:
-            mask = torch.from_numpy(regions.array == values.get(tissue, -1))
-            if mask[chosen].sum() < FEWEST:
-                continue
-            hu = torch.from_numpy(scan.array.astype(np.float32))
-            key = name, tissue
-            odd[key] = grams(features, hu[chosen], mask[chosen])
-            even[key] = grams(features, hu[chosen + 1], mask[chosen + 1])
-            other = hu[chosen + 1]
-            noisier[key] = grams(features, other + NOISE * torch.randn(other.shape, generator=g), mask[chosen + 1])
-            softer[key] = grams(features, blur(other, BLUR), mask[chosen + 1])
+        masks = {(name, t): torch.from_numpy(regions.array == values[t]) for t in TISSUES if t in values}
+        masks = {key: mask for key, mask in masks.items() if mask[chosen].sum() >= FEWEST}
+        hu = torch.from_numpy(scan.array.astype(np.float32))
+        other, beside = hu[chosen + 1], {key: mask[chosen + 1] for key, mask in masks.items()}
+        odd |= grams_each(features, hu[chosen], {key: mask[chosen] for key, mask in masks.items()})
+        even |= grams_each(features, other, beside)
+        noisier |= grams_each(features, other + NOISE * torch.randn(other.shape, generator=g), beside)
+        softer |= grams_each(features, blur(other, BLUR), beside)
     pairs = {
         "same": [(odd[k], even[k]) for k in odd],
         "noisier": [(odd[k], noisier[k]) for k in odd],
