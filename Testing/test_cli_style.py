@@ -1,6 +1,7 @@
 """The commands `style`, `perturb` and `evaluate --style` on real files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,3 +104,18 @@ def test_evaluate_style_prints_and_keeps_its_figures(tmp_path, capfd, monkeypatc
     assert lungs["fall"] > 0.6 and abs(lungs["hu_off"]) < 40 and "lungs" in said
     assert kept["contents"][0]["most_change_beyond_margin"] == 0
     assert run(capfd, "evaluate", "--style", "--data", tmp_path / "data", "-o", tmp_path / "o", "--cases", "three")[0] == 2
+
+
+def test_the_references_regions_are_found_once_and_kept(files, tmp_path, capfd):
+    kept, out = tmp_path / "regions.seg.nrrd", tmp_path / "out.nrrd"
+    argv = ("--style", files / "style.nrrd", "--style-regions", kept, "--content", files / "content.nrrd", "--segmentation",
+            files / "content.seg.nrrd", "--structures", "aorta", "-o", out)  # fmt: skip
+    code, _, error = run(capfd, "style", *argv)
+    assert code == 0 and "found by `segment`" in error, error
+    regions = read_segmentation(kept)
+    blood = next(s for s in regions.segments if s.name == "blood")
+    write_segmentation(replace(regions, segments=(blood,), array=np.where(regions.array == blood.value, regions.array, 0)), kept)
+    code, _, error = run(capfd, "style", *argv[:-1], tmp_path / "again.nrrd")
+    assert code == 0 and (read_volume(tmp_path / "again.nrrd").array == read_volume(out).array).all(), error
+    code, _, error = run(capfd, "style", *argv[:-4], "--structures", "vertebrae", "-o", tmp_path / "no.nrrd")
+    assert code == 2 and "it has blood." in error  # what is kept is what counts

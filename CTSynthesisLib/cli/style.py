@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 from ..errors import UnusableInput
+from ..volume import LabelMap, Volume
 from . import request as flags
 from .generate import INPUT_HELP, VOLUME_ENDINGS, progress_line
 from .outputs import Outputs
@@ -19,6 +21,7 @@ from .outputs import Outputs
 def add_arguments(parser):
     parser.add_argument("--style", metavar="CT", required=True, help="the reference: volume file or DICOM series folder")
     parser.add_argument("--style-segmentation", metavar="SEG", help="its segmentation (default: its tissue regions, found by `segment`)")
+    parser.add_argument("--style-regions", metavar="FILE", help="where its tissue regions are kept for the next time, as .seg.nrrd")
     parser.add_argument("--segmentation", metavar="SEG", help="the content's anatomy: " + INPUT_HELP)
     parser.add_argument("--content", metavar="CT", help="restyle this CT instead of generating one")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="volume to write: " + ", ".join(VOLUME_ENDINGS))
@@ -55,7 +58,7 @@ def run(args):
     with Outputs() as outputs:
         path = outputs.file(args.output, VOLUME_ENDINGS)
         picture = outputs.file(args.preview, (".png",)) if args.preview else None
-        reference = reference_of(scan, args.style, drawn)
+        reference = reference_of(scan, args.style, drawn, regions=_kept_regions(args, scan))
         if content is None:
             result, plain = style_segmentation(labelmap, reference, request, style, names=names, progress=progress)
             volume, sentences = result.volume, result.assumptions
@@ -75,6 +78,23 @@ def run(args):
         print(f"{name:<32} strength {strength:g}")
     print(f"\n{args.output}: style of {args.style}; nothing changed farther than {margin_mm(volume.geometry):.2f} mm from these "
           f"structures, {time.perf_counter() - started:.1f} s")  # fmt: skip
+
+
+def _kept_regions(args, scan: Volume) -> LabelMap | None:
+    """The reference's tissue regions where they are wanted and a file for them is named; found and written if it is not there yet."""
+    if args.style_segmentation or not args.style_regions:
+        return None
+    from ..files import read_segmentation, write_segmentation
+    from ..regions import segment_regions
+    from ..synthesis.style_reference import check_hounsfield
+
+    path = Path(args.style_regions)
+    if not path.name.endswith(".seg.nrrd"):
+        raise UnusableInput(f"--style-regions {path} is not a .seg.nrrd file; name one.")
+    if not path.exists():
+        check_hounsfield(scan, f"The style scan {args.style}")
+        write_segmentation(segment_regions(scan), path)
+    return read_segmentation(path)
 
 
 def tell(fraction, stage):

@@ -131,12 +131,18 @@ def _distances(regions: LabelMap, chosen, reference: Reference, features: StyleF
     rows = []
     for one, mask in masks.items():
         row = {n: gram_distance(each[one], targets[one]) for n, each in found.items()}
-        a, b = ours["styled"][interior(mask)].double(), theirs[interior(others[one])].double()
+        a, b = (v[part].double() for v, part in zip((ours["styled"], theirs), _interiors(mask, others[one]), strict=True))
         row |= {"structure": one.item.segment.name, "unstyled": row.pop("plain"), "hu_off": float(a.mean() - b.mean()),
                 "spread_ratio": float(a.std() / b.std()), "voxels": int(mask.sum())}  # fmt: skip
         row["fall"] = 1 - row["styled"] / row["unstyled"]
         rows.append(row)
     return rows
+
+
+def _interiors(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The interiors of two masks, or both whole where either has next to none: a vessel's border is no vessel's middle."""
+    inner = interior(one), interior(other)
+    return (one, other) if inner[0] is one or inner[1] is other else inner
 
 
 def _chosen_only(regions: LabelMap, reference: Reference, request: Request) -> dict:

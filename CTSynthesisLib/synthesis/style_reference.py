@@ -107,8 +107,10 @@ class Chosen:
     strength: float
 
 
-def reference_of(scan: Volume, name: str, labelmap: LabelMap | None = None, *, names: dict[str, str] | None = None) -> Reference:
-    """The style reference: a CT and its own segmentation, or its tissue regions where it has none.
+def reference_of(
+    scan: Volume, name: str, labelmap: LabelMap | None = None, *, names: dict[str, str] | None = None, regions: LabelMap | None = None
+) -> Reference:
+    """The style reference: a CT and its own segmentation, or its tissue ``regions`` where it has none; they are found if not given.
 
     Raises
     ------
@@ -118,7 +120,8 @@ def reference_of(scan: Volume, name: str, labelmap: LabelMap | None = None, *, n
     check_hounsfield(scan, f"The style scan {name}")
     notes = []
     if labelmap is None:
-        labelmap = _regions.get(digest(scan.array, scan.geometry.ijk_to_ras), lambda: segment_regions(scan))
+        key = digest(scan.array, scan.geometry.ijk_to_ras)
+        labelmap = regions or _regions.get(key, lambda: segment_regions(scan))
         labelmap = replace(labelmap, geometry=scan.geometry)
         notes.append(f"{name} came without a segmentation; its tissue regions were found by `segment`.")
     labelmap, note = on_grid_of(scan.geometry, labelmap, f"the style scan {name}")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
 from ..files import read_volume, write_segmentation, write_volume
 from ..volume import LabelMap, Volume
 from .command_job import CommandJob
@@ -30,6 +36,7 @@ class StyleJob(CommandJob):
         self._numbers += ["--structures", structures] if structures.strip() else []
         self._scans = ("--style", style, "style.nrrd"), ("--content", content, "content.nrrd")
         self._drawn = ("--style-segmentation", style_labelmap, "style.seg.nrrd"), ("--segmentation", labelmap, "anatomy.seg.nrrd")
+        self._style_regions = _regions_of(style) if style_labelmap is None else None
         super().__init__("style", "Styling", python)
 
     def _arguments(self):
@@ -39,7 +46,27 @@ class StyleJob(CommandJob):
                 if data is not None:
                     write(data, self._path(name))
                     arguments += [flag, self._path(name)]
+        if self._style_regions:
+            arguments += ["--style-regions", self._style_regions]
         return arguments
 
     def _read(self) -> Volume:
         return read_volume(self._path("result.nrrd"))
+
+
+MOST_REGIONS = 4
+_regions: tempfile.TemporaryDirectory | None = None  # of this process: tissue regions of the last few references, which take long to find
+
+
+def _regions_of(style: Volume) -> Path:
+    """Where the run that first uses this scan leaves its tissue regions for the next one; by content."""
+    global _regions
+    _regions = _regions or tempfile.TemporaryDirectory(prefix="CTSynthesis-regions-")
+    digest = hashlib.sha256(style.geometry.ijk_to_ras.tobytes())
+    digest.update(np.ascontiguousarray(style.array).data)
+    kept = sorted(Path(_regions.name).glob("*.seg.nrrd"), key=lambda path: path.stat().st_mtime)
+    path = Path(_regions.name) / f"{digest.hexdigest()[:32]}.seg.nrrd"
+    for old in kept[: -MOST_REGIONS + 1]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
