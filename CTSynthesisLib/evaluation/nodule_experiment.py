@@ -98,10 +98,9 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
         report(line)
 
     parts = _split(plan_, note)
+    _need("scan", parts, plan_)
     chests = {name: load_chests(scans, plan_.out / "lungs" / name, note) for name, scans in parts.items()}
-    for name in ("training", "test"):
-        if not chests[name]:
-            raise UnusableInput(f"No scan with lungs is left for {name}; give more scans in {plan_.data}, or hold out other persons.")
+    _need("scan with lungs", chests, plan_)
     sets = _test_sets(plan_, chests["test"], hands, note)
     validation = None
     if chests["validation"]:
@@ -123,6 +122,12 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
     write_json(plan_.out / "nodules.json", result)
     (plan_.out / "nodules.md").write_text(as_markdown(result), encoding="utf-8")
     return result
+
+
+def _need(what, parts, plan_: NodulePlan):
+    for name in ("training", "test"):
+        if not parts[name]:
+            raise UnusableInput(f"No {what} is left for {name}; give more scans in {plan_.data}, or hold out other persons.")
 
 
 def _split(plan_: NodulePlan, note) -> dict[str, list[Scan]]:

@@ -12,9 +12,10 @@ from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.evaluation.nodule_experiment import Hands, NodulePlan, run_experiment
 from CTSynthesisLib.evaluation.nodule_tables import measured
 from CTSynthesisLib.files import write_volume
+from CTSynthesisLib.modelstore import load_card
 from CTSynthesisLib.networks.squeezenet3d import SqueezeNet3DConfig
 from CTSynthesisLib.training import nodule_composite
-from CTSynthesisLib.training.nodule_classifier import NoduleClassifierRecipe
+from CTSynthesisLib.training.nodule_classifier import NoduleClassifierRecipe, train
 from CTSynthesisLib.training.nodule_samples import Sampling
 from CTSynthesisLib.volume import Volume
 from Testing.nodule_phantom import LEFT, chest, write_case
@@ -95,7 +96,8 @@ def test_the_injector_that_is_handed_in_is_the_one_used(a_result, a_plan, tmp_pa
     assert set(result["figures"]["24 mm"]) == {"real"} and any("only the arm of real scans" in line for line in told)
 
 
-def test_from_the_command_line(persons, tmp_path, capfd):
+def test_from_the_command_line(persons, a_result, a_plan, tmp_path, capfd):
+    shutil.copytree(a_plan.out / "lungs", tmp_path / "out" / "lungs")
     argv = ["evaluate", "--nodules", "--data", persons / "real", "-o", tmp_path / "out", "--cases", "held-out", "--seeds", "1",
             "--samples", "4", "4", "2", "--iterations", "1", "1"]  # fmt: skip
     assert main([str(a) for a in argv]) == 0
@@ -107,14 +109,16 @@ def test_from_the_command_line(persons, tmp_path, capfd):
         assert said in capfd.readouterr().err
 
 
-def test_a_classifier_is_trained_and_goes_on_from_the_command_line(persons, tmp_path, capfd):
-    train = ["train", "nodule-classifier", "--data", str(persons / "real"), "--leave-out", "held-out", "--iterations", "1"]
-    assert main([*train, "-o", str(tmp_path / "a")]) == 0
-    card = json.loads((tmp_path / "a" / "nodule-classifier.json").read_text())
-    assert card["training_data"] == ["one"] and "injected and erased by the parametric composite" in card["description"]
-    assert main([*train, "-o", str(tmp_path / "b"), "--start-from", str(tmp_path / "a" / "nodule-classifier.safetensors")]) == 0
-    assert main([*train, "-o", str(tmp_path / "c"), "--start-from", "segmenter"]) == 2
-    assert "another kind of network" in capfd.readouterr().err
+def test_a_classifier_is_trained_and_another_goes_on_from_it(persons, tmp_path, capfd):
+    recipe = NoduleClassifierRecipe(network=NETWORK, samples=4, batch=4, sampling=Sampling(voxels=16, spacing=3.0, repeats=2))
+    quiet = {"iterations": 1, "leave_out": ("held-out",), "recipe": recipe, "on_log": None, "report": lambda line: None}
+    assert train(persons / "real", tmp_path / "a", **quiet) == 1
+    card = load_card(str(tmp_path / "a" / "nodule-classifier.json"))
+    assert card.training_data == ["one"] and "injected and erased by the parametric composite" in card.description and not card.generates
+    train(persons / "real", tmp_path / "b", start=str(tmp_path / "a" / "nodule-classifier.safetensors"), **quiet)
+    argv = ["train", "nodule-classifier", "--data", str(persons / "real"), "-o", str(tmp_path / "c"), "--start-from"]
+    assert main([*argv, "segmenter"]) == 2 and "another kind of network" in capfd.readouterr().err
+    assert main([*argv, "nobody"]) == 2 and not (tmp_path / "c").exists()
 
 
 def test_figures_by_hand():
