@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from ..errors import UnusableInput
-from ..training import nodule_composite
 from ..training.loop import load_weights
 from ..training.nodule_classifier import SIZES_MM, NoduleClassifierRecipe, fit, probabilities
-from ..training.nodule_samples import MADE, Chest, Erase, Inject, Sample, Sampling, cut, load_chests, marked_samples, nodules_of, plan
+from ..training.nodule_hands import Hands, default_hands
+from ..training.nodule_samples import MADE, Chest, Sample, Sampling, cut, load_chests, marked_samples, nodules_of, plan
 from ..training.nodule_scans import Scan, find_scans
 from .detection import accuracy
 from .kept import Kept, key_of, source_of, write_json
@@ -53,15 +53,6 @@ class NodulePlan:
     device: str = "auto"
 
 
-@dataclass(frozen=True)
-class Hands:
-    """What puts nodules in and takes them out."""
-
-    inject: Inject = nodule_composite.inject
-    erase: Erase = nodule_composite.erase
-    name: str = nodule_composite.NAME
-
-
 @dataclass(frozen=True, eq=False)
 class Cut:
     """Samples and their voxels."""
@@ -88,7 +79,7 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
     UnusableInput
         If no person with lungs is left to train or to measure on.
     """
-    hands, started = hands or Hands(), time.monotonic()
+    started = time.monotonic()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if plan_.device == "auto" else plan_.device
     notes: list[str] = []
 
@@ -97,6 +88,7 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
             notes.append(line.removeprefix("note: "))
         report(line)
 
+    hands = hands or default_hands(note)
     parts = _split(plan_, note)
     _need("scan", parts, plan_)
     chests = {name: load_chests(scans, plan_.out / "lungs" / name, note) for name, scans in parts.items()}

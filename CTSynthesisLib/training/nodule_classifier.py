@@ -20,8 +20,8 @@ from ..errors import UnusableInput
 from ..modelstore import ModelCard, load_card, save_model
 from ..modelstore import load_weights as load_weights_of
 from ..networks.squeezenet3d import SMALLEST, SqueezeNet3D, SqueezeNet3DConfig
-from . import nodule_composite
 from .loop import load_weights, run
+from .nodule_hands import default_hands
 from .nodule_samples import HU_RANGE, MADE, Sampling, cut, load_chests, plan
 from .nodule_scans import find_scans
 
@@ -177,14 +177,15 @@ def train(data, out, *, recipe: NoduleClassifierRecipe | None = None, iterations
     scans = [scan for scan in find_scans(data, report) if not {scan.name, scan.person} & set(leave_out)]
     chests = load_chests(scans, out / "lungs", report)
     samples = plan(chests, recipe.samples, recipe.sampling, diameters=SIZES_MM, seed=recipe.seed)
-    voxels = cut(samples, chests, recipe.sampling, out / "samples.npy", inject=nodule_composite.inject, erase=nodule_composite.erase,
-                 made_by=nodule_composite.NAME, report=report)  # fmt: skip
+    hands = default_hands(report)
+    voxels = cut(samples, chests, recipe.sampling, out / "samples.npy", inject=hands.inject, erase=hands.erase, made_by=hands.name,
+                 report=report)  # fmt: skip
     counts = ", ".join(f"{sum(s.made == made for s in samples)} {made}" for made in MADE)
     report(f"{len(samples)} samples from {len(chests)} scans: {counts}")
     network, done = fit(voxels, [s.label for s in samples], out, recipe, iterations=iterations or recipe.iterations, minutes=minutes,
                         resume=resume, device=device, start=weights, on_log=on_log)  # fmt: skip
     export(network, out, recipe, version=str(done), training_data=sorted({chest.scan.person for chest in chests}),
-           description=f"{done} iterations on {len(samples)} samples: {counts}; injected and erased by the {nodule_composite.NAME}.",
+           description=f"{done} iterations on {len(samples)} samples: {counts}; injected and erased by: {hands.name}.",
            command=f"ctsynthesis train nodule-classifier --data DIR --iterations {done}")  # fmt: skip
     return done
 

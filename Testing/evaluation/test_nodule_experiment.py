@@ -9,13 +9,14 @@ import pytest
 
 from CTSynthesisLib.cli import main
 from CTSynthesisLib.errors import UnusableInput
-from CTSynthesisLib.evaluation.nodule_experiment import Hands, NodulePlan, run_experiment
+from CTSynthesisLib.evaluation.nodule_experiment import NodulePlan, run_experiment
 from CTSynthesisLib.evaluation.nodule_tables import measured
 from CTSynthesisLib.files import write_volume
 from CTSynthesisLib.modelstore import load_card
 from CTSynthesisLib.networks.squeezenet3d import SqueezeNet3DConfig
 from CTSynthesisLib.training import nodule_composite
 from CTSynthesisLib.training.nodule_classifier import NoduleClassifierRecipe, train
+from CTSynthesisLib.training.nodule_hands import Hands
 from CTSynthesisLib.training.nodule_samples import Sampling
 from CTSynthesisLib.volume import Volume
 from Testing.nodule_phantom import LEFT, chest, write_case
@@ -114,7 +115,7 @@ def test_a_classifier_is_trained_and_another_goes_on_from_it(persons, tmp_path, 
     quiet = {"iterations": 1, "leave_out": ("held-out",), "recipe": recipe, "on_log": None, "report": lambda line: None}
     assert train(persons / "real", tmp_path / "a", **quiet) == 1
     card = load_card(str(tmp_path / "a" / "nodule-classifier.json"))
-    assert card.training_data == ["one"] and "injected and erased by the parametric composite" in card.description and not card.generates
+    assert card.training_data == ["one"] and "injected and erased by: " in card.description and not card.generates
     train(persons / "real", tmp_path / "b", start=str(tmp_path / "a" / "nodule-classifier.safetensors"), **quiet)
     argv = ["train", "nodule-classifier", "--data", str(persons / "real"), "-o", str(tmp_path / "c"), "--start-from"]
     assert main([*argv, "segmenter"]) == 2 and "another kind of network" in capfd.readouterr().err
