@@ -23,7 +23,6 @@ from .nodule_scans import Lesion, Lungs, Scan, find_lungs
 HALVES = ("places", "scans")
 MADE = ("kept", "erased", "injected", "clean")  # kept, injected: with a nodule; erased, clean: without
 KIND_SHARES = (0.75, 0.10, 0.15)  # solid, part-solid, ground-glass: assumed; most of LIDC's nodules are rated solid
-CLEAR_MM = 25.0  # a place for a sample of one's own lies at least so far from what people marked
 LARGEST_MM = 30.0  # beyond it a marked lesion is a mass, not a nodule
 MARGIN_MM = 4.0  # around a sample, for its interpolation
 REACH_MM = 45.0  # around a nodule, for what an injector or eraser looks at
@@ -123,14 +122,15 @@ def plan(
     if not chests:
         raise UnusableInput("No scan with lungs is left to take samples from; give chest CT.")
     samples = marked_samples(chests, sampling, seed=seed)[: count // 2] if marked else []
-    clear = [chest for chest in chests if not chest.scan.lesions or (sampling.halves == "places" and not sampling.whole)]
+    by_places = sampling.halves == "places" and not sampling.whole
+    clear = [chest for chest in chests if not chest.scan.lesions or (by_places and len(_free(chest, sampling)))]
     if not clear:
         return samples
     half = _with_nodule([chest.scan for chest in clear], rng)
     left = count - len(samples)
     diameters = list(rng.permutation(np.resize(np.asarray(diameters, float), left)))
     for n in range(left):
-        if sampling.halves == "places" and not sampling.whole:
+        if by_places:
             chest, injected = clear[(n // 2) % len(clear)], n % 2 == 0
         else:
             chest = clear[n % len(clear)]
@@ -179,16 +179,22 @@ def _of_lesion(name, lesion: Lesion, keep: bool, sampling, rng) -> Sample:
 
 def _own(chest: Chest, injected: bool, diameter: float, sampling, rng) -> Sample:
     """A sample at places of our own in a scan's lungs."""
-    free = chest.lungs.places
-    for lesion in chest.scan.lesions:
-        away = np.linalg.norm(free - np.array(lesion.centre, np.float32), axis=1) > CLEAR_MM + lesion.diameter_mm / 2
-        free = free[away] if away.any() else free
+    free = _free(chest, sampling)
     count = random_count(int(rng.integers(2**31))) if sampling.whole else 1
     points = [_point(free[rng.integers(len(free))]) for _ in range(count)]
     middle = chest.lungs.centre if sampling.whole else np.add(points[0], rng.uniform(-sampling.shift, sampling.shift, 3))
     nodules = [_nodule(diameter, rng) for _ in points]
     places = tuple(Place(point, nodule) for point, nodule in zip(points, nodules, strict=True)) if injected else ()
     return Sample(chest.scan.name, "injected" if injected else "clean", _point(middle), places)
+
+
+def _free(chest: Chest, sampling: Sampling) -> np.ndarray:
+    """Places whose samples hold nothing of what people marked."""
+    free = chest.lungs.places
+    for lesion in chest.scan.lesions:
+        reach = sampling.voxels * sampling.spacing / 2 + sampling.shift + 0.6 * lesion.diameter_mm
+        free = free[np.abs(free - np.array(lesion.centre, np.float32)).max(1) > reach]
+    return free
 
 
 def _nodule(diameter, rng) -> Nodule:

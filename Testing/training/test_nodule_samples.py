@@ -65,11 +65,11 @@ def test_whole_chests_have_as_many_nodules_as_lidcs_scans(ten_chests):
 
 
 def test_own_places_stay_away_from_marked_nodules_and_masses_count_as_neither(ten_chests):
-    mass = a_chest("mass", [Lesion((0.0, 0.0, 0.0), 50.0)])
+    mass = a_chest("mass", [Lesion((-60.0, 0.0, 0.0), 50.0)])
     assert marked_samples([mass], Sampling(), seed=0) == []
-    samples = plan([mass], 60, Sampling(shift=0), diameters=(6,), seed=0)
+    samples = plan([mass], 60, Sampling(), diameters=(6,), seed=0)
     assert {s.made for s in samples} == {"injected", "clean"}
-    assert min(np.linalg.norm(s.centre) for s in samples) > 25 + 25
+    assert min(np.abs(np.add(s.centre, (60, 0, 0))).max() for s in samples) > 25 + 24  # the sample's half side: nothing of the mass is in it
 
 
 def test_the_seed_chooses_places_and_shapes(ten_chests):
