@@ -48,3 +48,12 @@ def looked_at(geometry: Geometry, axis: int, node) -> int:
         if along > best + 1e-6:
             best, index = along, round(plane[2 - axis, 3])
     return int(min(max(index, 0), count - 1))
+
+
+def crossing() -> np.ndarray | None:
+    """The point (RAS, mm) where the planes of the slice views meet; None where they meet in none."""
+    planes = [slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS()) for view in slicer.util.getNodesByClass("vtkMRMLSliceNode")]
+    normals = np.array([plane[:3, 2] for plane in planes]).reshape(-1, 3)
+    if np.linalg.matrix_rank(normals, tol=0.1) < 3:
+        return None
+    return np.linalg.lstsq(normals, np.array([normal @ plane[:3, 3] for normal, plane in zip(normals, planes, strict=True)]), rcond=None)[0]

@@ -62,7 +62,7 @@ def test_whatever_is_disabled_says_why(the_panel):
 
     ui = vars(the_panel.ui)
     disabled = {name: widget for name, widget in ui.items() if isinstance(widget, qt.QWidget) and not widget.enabled}
-    some = {"generateButton", "previewCheckBox", "undoButton", "swapButton", "exportDicomButton", "styleButton", "noduleCollapsibleButton"}
+    some = {"generateButton", "previewCheckBox", "undoButton", "swapButton", "exportDicomButton", "styleButton", "noduleEraseButton"}
     assert some <= set(disabled)
     assert [name for name, widget in disabled.items() if not widget.toolTip] == []
 

@@ -72,7 +72,7 @@ def measure(volume: Volume, labels: np.ndarray, case: str, *, seed: int = 0, dia
             case, kind, edge, diameter,
             round(float(rendered.occupancy[box.lung].sum() / rendered.occupancy.sum()), 3),
             diameter_of(before, with_nodule, spacing, box, kind),
-            hu_off(with_nodule, rendered, mask),
+            hu_off(with_nodule, rendered, mask & box.healthy),
             seam(with_nodule, before != with_nodule, box.lung, spacing),
             seam(before, before != with_nodule, box.lung, spacing),
             seam(after, with_nodule != after, box.lung, spacing),
@@ -117,6 +117,7 @@ def diameter_of(before, after, spacing, box, kind) -> float | None:
 
 
 def hu_off(after, rendered, mask) -> float | None:
+    """Mean HU inside the nodule (vessels that run through it left out), less that of its type there."""
     inner = (rendered.occupancy > INNER) & mask
     return round(float((after[inner] - rendered.hu[inner]).mean()), 1) if inner.sum() >= 4 else None
 
@@ -181,7 +182,8 @@ def summary(rows: list[Row]) -> dict:
         "diameter_error_mm": float(np.mean([row.measured - row.diameter for row in whole])) if whole else None,
         "hu_within_50": float((np.abs(values("hu_off")) <= 50).mean()), "hu_counted": len(values("hu_off")),
         "seam_median": float(np.median(values("seam"))), "seam_erased_median": float(np.median(values("seam_erased"))),
-        "seam_before_median": float(np.median(values("seam_before"))), "seam_erased_before_median": float(np.median(values("seam_erased_before"))),
+        "seam_before_median": float(np.median(values("seam_before"))),
+        "seam_erased_before_median": float(np.median(values("seam_erased_before"))),
         "seam_over_before": float((values("seam") / values("seam_before")).mean()),
         "seam_erased_over_before": float((values("seam_erased") / values("seam_erased_before")).mean()),
         "spread_median": float(np.median(spread)), "spread_within": float(((spread >= 0.85) & (spread <= 1.18)).mean()),

@@ -13,11 +13,11 @@ from ..worker import Cancelled
 from .choice import Choice
 from .compare import CompareSection
 from .dependencies import ensure_torch
-from .engines import announce_what_is_missing
 from .export import ExportSection
 from .generate import GenerateSection, estimate, summary
 from .inputs import SegmentTable
 from .model import ModelSelector
+from .nodule import NoduleSection
 from .note import Notes
 from .outputs import OutputsSection
 from .preview import PreviewSection
@@ -58,7 +58,7 @@ class Panel(Listener):
         self.worker = WorkerSection(ui, lambda: runner.session, self._choose)
         self.style = StyleSection(ui, ui.segmentationSelector.currentNode, lambda: self.parameters.seed)
         self.volume = VolumeSection(ui, lambda: self.parameters)
-        announce_what_is_missing(ui)
+        self.nodule = NoduleSection(ui, lambda: self.parameters.seed)
         self.notes = Notes()
         self.shortcuts = Shortcuts(widget, self.generating.press, self.generating.cancel)
         runner.listener = self
@@ -90,6 +90,7 @@ class Panel(Listener):
         self.runner.cancel()
         self.style.close()
         self.volume.close()
+        self.nodule.close()
         self.runner.preview.end()
         self.runner.history.clear()
         self.quality.clear()
@@ -100,6 +101,7 @@ class Panel(Listener):
         self.preview.stop()
         self.style.close()
         self.volume.close()
+        self.nodule.close()
         self.shortcuts.remove()
         self.notes.remove()
 
@@ -124,6 +126,7 @@ class Panel(Listener):
         self.exporting.update()
         self.worker.update()
         self.style.update()
+        self.nodule.update()
         self.shortcuts.enable(self._entered, busy)
 
     def problem(self) -> str:

@@ -130,7 +130,7 @@ class _Form:
     def __init__(self, nodule: Nodule):
         rng = np.random.default_rng((nodule.seed, KINDS.index(nodule.kind), EDGES.index(nodule.edge)))
         self.kind, self.whole = nodule.kind, nodule.diameter_mm / 2
-        self.radius = self.whole  # of the body; spicules have a part of the volume
+        self.radius, self.core_share = self.whole, CORE_SHARE  # of the body; spicules have a part of the volume
         turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         self.stretch = turn * rng.uniform(0.88, 1.14, 3)  # an ellipsoid, axes within about a quarter of one another
         smooth = {"smooth": (5, 0.06), "lobulated": (5, 0.06), "spiculated": (14, 0.2)}[nodule.edge]
@@ -152,8 +152,10 @@ class _Form:
             reach = 1.6 * self.radius + (self.spicules[1].max() if len(self.spicules[1]) else 0)
             line = (np.arange(48) + 0.5) / 48 * 2 * reach - reach
             points = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1).astype(np.float32)
-            volume = self.occupied(points, 2 * reach / 48)[0].sum() * (2 * reach / 48) ** 3
+            volume, core = (part.sum() * (2 * reach / 48) ** 3 for part in self.occupied(points, 2 * reach / 48))
             self.radius *= (wanted / volume) ** (1 / 3)
+            if self.kind == "part-solid":
+                self.core_share = min(self.core_share * (CORE_SHARE**3 * volume / core) ** (1 / 3), 0.92)
 
     def occupied(self, points: np.ndarray, width: float):
         """How full ``points`` (..., 3) in mm are, all of it and its solid part, with borders ``width`` mm wide."""
@@ -176,8 +178,7 @@ class _Form:
         if self.kind == "ground-glass":
             return inside, np.zeros_like(inside)
         from_core = np.linalg.norm(points - self.core_at, axis=-1)
-        share = min(CORE_SHARE * self.whole / self.radius, 0.9)
-        core = np.clip((share * surface - from_core) / width + 0.5, 0, 1)
+        core = np.clip((self.core_share * surface - from_core) / width + 0.5, 0, 1)
         return inside, np.minimum(core, inside)
 
 

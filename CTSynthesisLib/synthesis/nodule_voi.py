@@ -25,6 +25,7 @@ HIDDEN_MM = 2.0  # around a solid nodule, which hides what it replaces
 BLUR_MM, BLUR_SLICES = 0.5, 0.35  # of scanners, beyond the size of a voxel; training draws it around these
 RING_MM = 3.0  # around what is painted, over which it fades into the scan
 LONGEST_MM = 8.0  # that texture's correlation is followed
+_AXES = (0, 1, 2)
 _STREAM = 21  # of white_noise
 BORROWED_MM, PLACES_TRIED, MOST_UNHEALTHY = 30.0, 120, 0.15  # see `borrowed`
 UNIT_HU, ZERO_HU = 500.0, -500.0  # network units
@@ -183,8 +184,8 @@ def texture(voi: Voi, healthy: np.ndarray) -> Texture:
     sd = float(rest[healthy].std())
     shape = rest.shape
     padded = [n + int(np.ceil(LONGEST_MM / step)) + 1 for n, step in zip(shape, spacing[::-1], strict=True)]  # lags do not wrap around
-    pairs = np.fft.irfftn(np.abs(np.fft.rfftn(mask, padded)) ** 2, padded)
-    lags = np.fft.irfftn(np.abs(np.fft.rfftn(rest, padded)) ** 2, padded) / np.maximum(pairs, 50)
+    pairs = np.fft.irfftn(np.abs(np.fft.rfftn(mask, padded, _AXES)) ** 2, padded, _AXES)
+    lags = np.fft.irfftn(np.abs(np.fft.rfftn(rest, padded, _AXES)) ** 2, padded, _AXES) / np.maximum(pairs, 50)
     at = [np.where(np.arange(n) <= n // 2, np.arange(n), np.arange(n) - n) for n in shape]  # of the box's own length, half of them negative
     lags = lags[np.ix_(*at)]
     k, j, i = (lag * step for lag, step in zip(at, spacing[::-1], strict=True))
@@ -192,14 +193,14 @@ def texture(voi: Voi, healthy: np.ndarray) -> Texture:
     window = np.clip(1 - distance / LONGEST_MM, 0, 1)
     power = np.maximum(np.fft.rfftn(lags * window).real, 0)
     gain = np.sqrt(power)
-    full = np.fft.irfftn(power, shape)[0, 0, 0]  # variance of white noise so filtered
+    full = np.fft.irfftn(power, shape, _AXES)[0, 0, 0]  # variance of white noise so filtered
     return Texture((gain / np.sqrt(max(full, 1e-9))).astype(np.float32), max(sd, 3.0))
 
 
 def grain(texture: Texture, shape, seed: int, lattice) -> np.ndarray:
     """Noise (k, j, i) of unit variance with lung's spectrum; it lives in the world: ``lattice`` (k, j, i) is the box's place there."""
     white = white_noise(seed, _STREAM, [int(n) for n in lattice], shape).numpy()
-    return np.fft.irfftn(np.fft.rfftn(white) * texture.gain, shape).astype(np.float32)
+    return np.fft.irfftn(np.fft.rfftn(white) * texture.gain, shape, _AXES).astype(np.float32)
 
 
 def borrowed(array, labels, spacing, voi: Voi, where: np.ndarray, rng) -> np.ndarray | None:

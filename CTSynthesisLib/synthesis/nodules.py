@@ -26,6 +26,7 @@ NODULE_CODE = ("SCT", "27925004", "Nodule")
 NAMES = {"solid": "nodule", "part-solid": "part-solid nodule", "ground-glass": "ground-glass nodule"}
 COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground-glass": (0.75, 0.85, 0.35)}
 MOST_SHIFTED = 150.0  # HU, by which the mean of what is painted is set right
+VESSEL_HU = 200.0  # above the lung's median; not taken for it
 SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
 LARGEST_ERASED_MM = 60.0
 
@@ -140,7 +141,7 @@ def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
     painted = voi_.composite(voi.hu, share) + occupancy * voi.to_native(correction)
     amount = voi_.grain_inside(share, occupancy, scan.noise, texture.spread)
     painted = painted + amount * np.exp(voi.to_native(log_gain)) * grain
-    core = rendered.occupancy > 0.9
+    core = (rendered.occupancy > 0.9) & (voi.hu < base + VESSEL_HU)
     if core.sum() >= 4:  # the mean is the type's
         shift = float((rendered.hu - painted)[core].mean() / occupancy[core].mean())
         painted = painted + occupancy * np.clip(shift, -MOST_SHIFTED, MOST_SHIFTED)

@@ -1,0 +1,150 @@
+"""Nodule: lung nodules put into a CT or taken out of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from .. import scene, views
+from ..errors import SynthesisFailed, UnusableInput
+from ..worker.client import Progress
+from ..worker.nodule_job import NoduleJob
+from .choice import Choice
+from .dependencies import ensure_torch
+
+INTERVAL_MS = 100
+INJECT, ERASE = "inject", "erase"
+
+
+class NoduleSection:
+    """The widgets whose names begin with ``nodule``, and the run that they start.
+
+    Parameters
+    ----------
+    ui : namespace
+        ``noduleVolumeSelector`` (the CT), ``nodulePlaceSelector`` (points, or a segmentation whose parts are nodules; none: where the slice
+        views meet), ``noduleRandomSpinBox`` (so many at random places instead; 0 for none), ``noduleDiameterSpinBox``,
+        ``noduleTypeSelector``, ``noduleEdgeSelector``, ``noduleAnywhereCheckBox``, ``noduleInjectButton``, ``noduleEraseButton``,
+        ``noduleProgressBar``, ``noduleStatusLabel``.
+    seed : callable
+        Returns the panel's seed.
+    """
+
+    def __init__(self, ui, seed):
+        self._ui, self._seed = ui, seed
+        self._job = self._node = None
+        self._kind, self._edge = "solid", "smooth"
+        kinds = {"solid": _("Solid"), "part-solid": _("Part-solid"), "ground-glass": _("Ground-glass")}
+        edges = {"smooth": _("Smooth"), "lobulated": _("Lobulated"), "spiculated": _("Spiculated")}
+        self.kind = Choice(ui.noduleTypeSelector, kinds, lambda kind: setattr(self, "_kind", kind))
+        self.edge = Choice(ui.noduleEdgeSelector, edges, lambda edge: setattr(self, "_edge", edge))
+        self._timer = qt.QTimer()
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.connect("timeout()", self._poll)
+        for selector in (ui.noduleVolumeSelector, ui.nodulePlaceSelector):
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
+        ui.noduleInjectButton.connect("clicked(bool)", lambda _checked=False: self._on_clicked(INJECT))
+        ui.noduleEraseButton.connect("clicked(bool)", lambda _checked=False: self._on_clicked(ERASE))
+        self.update()
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    def update(self, *_ignored):
+        """Enable the buttons, or disable them and say in their tooltips what is missing."""
+        ui, problem = self._ui, self._problem()
+        for button, tip in ((ui.noduleInjectButton, _("Make a CT with the nodule in it, and the nodule as a segment")),
+                            (ui.noduleEraseButton, _("Make a CT with healthy lung in the nodule's place"))):  # fmt: skip
+            button.enabled = not problem and not self.busy
+            button.toolTip = problem or (_("Wait for the run, or cancel it") if self.busy else tip)
+        if self.busy:
+            ui.noduleInjectButton.enabled = True
+            ui.noduleInjectButton.toolTip = _("Stop; the scene stays as it was")
+        ui.noduleInjectButton.text = _("Cancel") if self.busy else _("Put in")
+
+    def close(self):
+        """End a run; the scene stays as it was."""
+        self._timer.stop()
+        if self._job is not None:
+            self._job.close()
+        self._job = self._node = None
+
+    def _problem(self) -> str:
+        return _("Select the CT to work on") if self._ui.noduleVolumeSelector.currentNode() is None else ""
+
+    def _on_clicked(self, what):
+        if self.busy:
+            self._ui.noduleStatusLabel.text = _("Cancelling …")
+            self._job.cancel()
+            return
+        try:
+            ensure_torch()
+            self._start(what)
+        except (UnusableInput, SynthesisFailed) as error:
+            self._done(str(error))
+
+    def _start(self, what):
+        ui, node = self._ui, self._ui.noduleVolumeSelector.currentNode()
+        volume = scene.volume_in_world(node)
+        places = {"random": ui.noduleRandomSpinBox.value} if what == INJECT and ui.noduleRandomSpinBox.value else self._places(volume)
+        own_size = what == ERASE or "at" not in places  # that of the outline, of what is found, or as in LIDC
+        self._job = NoduleJob(
+            what, volume, **places, diameter=None if own_size else ui.noduleDiameterSpinBox.value, kind=self._kind, edge=self._edge,
+            seed=self._seed(), anywhere=ui.noduleAnywhereCheckBox.checked,
+        )  # fmt: skip
+        self._node, self._what = node, what
+        ui.noduleProgressBar.visible = True
+        ui.noduleProgressBar.value = 0
+        ui.noduleStatusLabel.text = _("Starting …")
+        self._timer.start()
+        self.update()
+
+    def _places(self, volume) -> dict:
+        """Voxels or outlines, as NoduleJob takes them."""
+        node = self._ui.nodulePlaceSelector.currentNode()
+        if node is not None and node.IsA("vtkMRMLSegmentationNode"):
+            return {"mask": scene.labelmap_from_segmentation(node)}
+        if node is not None:
+            points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+            if not len(points):
+                raise UnusableInput(_("“{name}” holds no point; place one in the middle of each nodule.").format(name=node.GetName()))
+        else:
+            point = views.crossing()
+            if point is None:
+                raise UnusableInput(_("The slice views meet in no point; show all three, or select points or a segmentation."))
+            points = point[None]
+        to_ijk = np.linalg.inv(volume.geometry.ijk_to_ras)
+        return {"at": [tuple((to_ijk @ [*point, 1.0])[:3]) for point in points]}
+
+    def _poll(self):
+        try:
+            news = self._job.poll()
+        except Exception as error:  # whatever it is, the panel must be usable again
+            self._done(str(error))
+            return
+        if isinstance(news, Progress):
+            self._ui.noduleProgressBar.value = round(1000 * news.fraction)
+            self._ui.noduleStatusLabel.text = f"{news.stage[:1].upper()}{news.stage[1:]} …"
+        elif news is not None:
+            self._show(*news)
+
+    def _show(self, volume, labelmap):
+        name = self._node.GetName() if self._node is not None and self._node.GetScene() is not None else _("CT")
+        named = _("{name} with nodules") if self._what == INJECT else _("{name} without nodules")
+        node = scene.volume_node_from(volume, kind=named.format(name=name))
+        made = _("“{name}” made.").format(name=node.GetName())
+        if self._what == INJECT:
+            segments = scene.labelmap_to_segmentation(labelmap, _("Nodules of {name}").format(name=node.GetName()))
+            made = _("“{name}” made, its nodules as segments in “{segments}”.").format(name=node.GetName(), segments=segments.GetName())
+        views.show(node)
+        self._done("\n".join([made, *self._job.notes]))
+
+    def _done(self, sentence: str):
+        self.close()
+        self._ui.noduleProgressBar.visible = False
+        self._ui.noduleStatusLabel.text = sentence
+        self.update()
