@@ -15,7 +15,8 @@ from .errors import UnusableInput
 
 MODELS = RESOURCES / "Models"
 IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
-HELPERS = ("segmenter", "completion", "style_encoder", "nodule_classifier")  # kinds of models that draw no CT by themselves
+# kinds of models that draw no CT by themselves
+HELPERS = ("segmenter", "completion", "style_encoder", "nodule_injector", "nodule_eraser", "nodule_classifier")
 FROM_NOTHING = ("anatomy", "ctsgan2021", "gan3d")  # kinds that draw whole volumes and take no segmentation
 
 

@@ -11,7 +11,7 @@ from CTSynthesisLib.volume import Volume, distance_mm
 from Testing.phantom import hounsfield, thorax
 
 VALUE = {segment.name: segment.value for segment in REGIONS}
-SHAPE, SPACING = (24, 84, 96), (2.0, 2.0, 3.0)
+SHAPE, SPACING = (30, 96, 110), (2.6, 2.6, 3.0)
 
 
 def chest(shape=SHAPE, spacing=SPACING, noise=25.0):

@@ -61,7 +61,8 @@ def test_help_lists_all_commands(capfd):
         main(["--help"])
     assert ended.value.code == 0
     listed = capfd.readouterr().out
-    commands = "demo generate structures segment perturb style volume nodule train evaluate benchmark models".split()
+    commands = ("demo", "generate", "structures", "segment", "perturb", "style", "volume", "nodule")
+    commands += ("train", "evaluate", "benchmark", "models")
     assert [command for command in commands if f"\n    {command}" not in listed] == []
 
 

@@ -161,7 +161,7 @@ class _Form:
         """How full ``points`` (..., 3) in mm are, all of it and its solid part, with borders ``width`` mm wide."""
         distance = np.linalg.norm(points, axis=-1)
         to = points / np.maximum(distance, 1e-6)[..., None]
-        surface = self.radius / np.linalg.norm(to @ self.stretch, axis=-1)
+        surface = self.radius / np.maximum(np.linalg.norm(to @ self.stretch, axis=-1), 1e-3)
         grown = 1 - self.bumps[1].mean() * 0.5
         for direction, height in zip(*self.bumps, strict=True):
             grown = grown + height * np.exp(self.sharpness * (to @ direction - 1))

@@ -234,7 +234,7 @@ def borrowed(array, labels, spacing, voi: Voi, where: np.ndarray, rng) -> np.nda
         bad = 1 - healthy[there][asked].mean()
         if bad > MOST_UNHEALTHY:
             continue
-        cost = float(np.abs(np.clip(hu[there][ring], -1000, -500) - np.clip(around, -1000, -500)).mean()) + 300 * bad
+        cost = float(np.abs(np.clip(hu[there][ring], -1000, -500) - np.clip(around, -1000, -500)).sum()) / max(len(around), 1) + 300 * bad
         if cost < best:
             best, place = cost, there
     if place is None:

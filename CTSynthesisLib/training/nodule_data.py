@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..anatomy import understand
+from ..errors import UnusableInput
 from ..files import read_segmentation
 from ..regions import REGIONS
 from ..synthesis import nodule_voi as voi_
@@ -51,7 +52,13 @@ class Lung:
 
 
 def load_lungs(data, cache, *, leave_out=()) -> list[Lung]:
-    """Every case under ``data`` that shows at least 100 ml of lung."""
+    """Every case under ``data`` that shows at least 100 ml of lung.
+
+    Raises
+    ------
+    UnusableInput
+        If there is none.
+    """
     lungs = []
     for case in load_cases(data, cache, leave_out=leave_out):
         inside = (case.values == VALUE["lungs"]) | (case.values == VALUE["lung_vessels"])
@@ -62,6 +69,8 @@ def load_lungs(data, cache, *, leave_out=()) -> list[Lung]:
         rng = np.random.default_rng(len(places))
         places = places[rng.choice(len(places), min(PLACES, len(places)), replace=False)]
         lungs.append(Lung(case, places, voi_.noise_of(case.hu, case.values == VALUE["soft_tissue"]), outlined))
+    if not lungs:
+        raise UnusableInput(f"No case in {data} shows lungs of 100 ml or more; nodules are learned in chest CT.")
     return lungs
 
 

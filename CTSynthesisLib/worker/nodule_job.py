@@ -39,7 +39,8 @@ class NoduleJob(CommandJob):
 
     def _arguments(self) -> list:
         write_volume(self._volume, self._path("ct.nrrd"))
-        arguments = [*self._choices, self._path("ct.nrrd"), "-o", self._path("result.nrrd"), "--segmentation", self._path("result.seg.nrrd")]
+        arguments = [*self._choices, self._path("ct.nrrd"), "-o", self._path("result.nrrd")]
+        arguments += ["--segmentation", self._path("result.seg.nrrd")]
         if self._mask is not None:
             write_segmentation(self._mask, self._path("mask.seg.nrrd"))
             arguments += ["--mask", self._path("mask.seg.nrrd")]

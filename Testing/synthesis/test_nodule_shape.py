@@ -17,7 +17,7 @@ def test_has_the_volume_of_its_diameter_on_any_grid(edge, spacing, shape):
     for kind in KINDS:
         rendered = render(Nodule(11.0, kind, edge, 5), shape, spacing, [n / 2 + 0.3 for n in shape])
         assert diameter(rendered.occupancy, spacing) == pytest.approx(11.0, abs=0.35)
-        assert 0 <= rendered.occupancy.min() and rendered.occupancy.max() <= 1 and (rendered.mask == (rendered.occupancy >= 0.5)).all()
+        assert rendered.occupancy.min() >= 0 and rendered.occupancy.max() <= 1 and (rendered.mask == (rendered.occupancy >= 0.5)).all()
 
 
 def test_the_same_seed_gives_the_same_shape_and_others_others():

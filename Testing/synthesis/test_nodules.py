@@ -34,7 +34,7 @@ def injected(a_chest, models):
 def test_an_injected_nodule_is_there_and_a_segment(a_chest, injected):
     volume, _ = a_chest
     mask = injected.segmentation.array == 1
-    assert 14.0 == pytest.approx((6000 * mask.sum() * volume.geometry.voxel_ml / np.pi) ** (1 / 3), abs=1.4)
+    assert pytest.approx((6000 * mask.sum() * volume.geometry.voxel_ml / np.pi) ** (1 / 3), abs=1.4) == 14.0
     core = np.argwhere(mask).mean(0).round().astype(int)
     assert injected.volume.array[tuple(core)] == pytest.approx(15, abs=90)
     assert volume.array[tuple(core)] < -700
@@ -48,7 +48,7 @@ def test_everything_else_stays_bit_for_bit(a_chest, injected):
     volume, labels = a_chest
     changed = np.argwhere(injected.volume.array != volume.array)
     away = np.linalg.norm((changed - in_the_lung(labels)) * volume.geometry.spacing[::-1], axis=1)
-    assert 0 < len(changed) and away.max() < 16
+    assert len(changed) > 0 and away.max() < 16
 
 
 def test_seeds_decide(a_chest, models, injected):
