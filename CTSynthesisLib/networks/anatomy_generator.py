@@ -24,10 +24,10 @@ UNIT_MM = 10.0  # of the network's output
 class Stature:
     """Standard deviations of what needs no learning: how tall and broad a person is, and how he lies. Ten numbers of noise."""
 
-    size: float = 0.05  # log scale, all axes alike
-    proportion: float = 0.06  # log scale, each axis by itself
-    turn: float = 0.035  # rad
-    shift: tuple[float, float, float] = (8.0, 4.0, 4.0)  # mm
+    size: float = 0.06  # log scale, all axes alike
+    proportion: float = 0.08  # log scale, each axis by itself
+    turn: float = 0.045  # rad
+    shift: tuple[float, float, float] = (12.0, 5.0, 5.0)  # mm
     numbers: int = 10
 
 
@@ -68,6 +68,8 @@ class AnatomyGenerator(nn.Module):
         nn.init.normal_(self.end.weight, 0, 0.01)
         nn.init.zeros_(self.end.bias)
         self.register_buffer("mean", torch.zeros(3, *config.knots))  # mm
+        self.register_buffer("patient_mean", torch.zeros(config.latent.patient))
+        self.register_buffer("patient_factor", torch.eye(config.latent.patient))
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, ...]:
         """Gaussian noise for ``count`` persons: stature (B, 10), and what :class:`RecurrentLatent` takes."""
@@ -75,7 +77,14 @@ class AnatomyGenerator(nn.Module):
         return stature, *self.latent.noise(count, self.config.knots[0], generator)
 
     def forward(self, stature: torch.Tensor, patient: torch.Tensor, slices: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        return self.with_stature(self.draw(self.latent(patient, slices, start)), stature)
+        return self.with_stature(self.draw(self.latent(self.as_told(patient), slices, start)), stature)
+
+    def as_told(self, patient: torch.Tensor) -> torch.Tensor:
+        """Normal noise brought to the mean and covariance that the encoder told of the persons trained on (Ghosh et al. 2020).
+
+        Those lie on a few directions of the latent space; normal noise beside them drew the mean person: a tenth of the fields' variance.
+        """
+        return self.patient_mean + patient @ self.patient_factor.T
 
     def with_stature(self, field: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """``field`` seen through a scale, turn and shift: the place x looks where A x + t did."""

@@ -21,6 +21,8 @@ from . import ct_sgan_losses
 from .anatomy_data import Chests, Variation, load_persons
 from .loop import load_weights, run
 
+PRIOR = 40  # batches whose persons tell how the patient noise lies
+
 
 @dataclass(frozen=True)
 class AnatomyRecipe:
@@ -133,6 +135,13 @@ class Anatomy:
         mean, log_variance = told.unbind(1)
         return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=self.random).to(mean)
 
+    @torch.no_grad()
+    def prior(self, batches) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean (patient,) and Cholesky factor (patient, patient) of the patient noise that the encoder tells of many batches' persons."""
+        told = torch.cat([self.encoder(batches(n)["field"].to(self.device))[0] for n in range(PRIOR)])
+        mean, variance = told[:, 0], told[:, 1].exp().mean(0)
+        return mean.mean(0), torch.linalg.cholesky(torch.cov(mean.T) + torch.diag(variance))
+
     def state(self):
         weights = {f"networks.{n}": p for n, p in self.networks.state_dict().items()}
         weights |= {f"averaged.{n}": p for n, p in self.averaged.items()}
@@ -174,14 +183,14 @@ def train(
     )
     model.generator.mean.copy_(batches.mean)
     done = run(model, batches, out, iterations=last, minutes=minutes, resume=resume, log_every=10, checkpoint_every=250, on_log=on_log)
-    return export(out, out, [person.name for person in persons], done, recipe)
+    return export(out, out, model.prior(batches), [person.name for person in persons], done, recipe)
 
 
-def export(out: Path, folder: Path, persons: list[str], done: int, recipe: AnatomyRecipe = AnatomyRecipe(), **more) -> ModelCard:
-    """The averaged generator of the training in ``out`` as a model file in ``folder``."""
+def export(out: Path, folder: Path, prior, persons: list[str], done: int, recipe: AnatomyRecipe = AnatomyRecipe(), **more) -> ModelCard:
+    """The averaged generator of the training in ``out``, and the ``prior`` of its patient noise, as a model file in ``folder``."""
     kept = load_weights(out)
     weights = {n.removeprefix("averaged."): w for n, w in kept.items() if n.startswith("averaged.")}
-    weights["mean"] = kept["networks.generator.mean"]
+    weights |= {"mean": kept["networks.generator.mean"], "patient_mean": prior[0], "patient_factor": prior[1]}
     return save_model(
         folder,
         weights,

@@ -7,7 +7,7 @@ from CTSynthesisLib.modelstore import load_card, load_weights
 from CTSynthesisLib.networks.anatomy_generator import AnatomyGenerator, AnatomyGeneratorConfig
 from CTSynthesisLib.networks.recurrent_latent import RecurrentLatentConfig
 from CTSynthesisLib.synthesis.anatomy_frame import CELLS, drawn_shares
-from CTSynthesisLib.synthesis.anatomy_model import draw_field
+from CTSynthesisLib.synthesis.anatomy_model import draw_field, load_generator
 from CTSynthesisLib.training import anatomy
 from CTSynthesisLib.training.anatomy import Anatomy, AnatomyRecipe, divergence, export
 from CTSynthesisLib.training.anatomy_data import Chests, Person, Variation
@@ -68,6 +68,16 @@ def test_stature_scales_and_shifts_and_its_absence_changes_nothing():
     assert scaled[0, 0, -1].mean() == pytest.approx(expected.item(), abs=0.1) and not scaled[0, 1].any()
 
 
+def test_the_patient_noise_gets_the_distribution_that_the_encoder_tells(some_chests, monkeypatch):
+    model = Anatomy(TINY)
+    told = iter(torch.linspace(-1, 1, anatomy.PRIOR * 3).reshape(anatomy.PRIOR, 3, 1))  # the same number in all four places
+    monkeypatch.setattr(model, "encoder", lambda field: (torch.stack([next(told).expand(3, 4), torch.full((3, 4), -4.0)], 1), None))
+    mean, factor = model.prior(lambda n: {"field": torch.zeros(3)})
+    covariance = factor @ factor.T
+    assert mean.abs().max() < 1e-5 and covariance[0, 1].item() == pytest.approx(1 / 3, rel=0.05)
+    assert covariance[0, 0].item() == pytest.approx(1 / 3 + torch.tensor(-4.0).exp().item(), rel=0.05)
+
+
 def test_each_update_moves_its_networks_and_both_critics_teach_the_recurrence(some_chests):
     model = Anatomy(TINY)
     before = {name: value.clone() for name, value in model.networks.state_dict().items()}
@@ -90,8 +100,10 @@ def test_a_training_leaves_a_model_that_draws_and_can_be_gone_on_with(some_chest
     run(part, some_chests, tmp_path / "part", iterations=2)
     run(again, some_chests, tmp_path / "part", iterations=3, resume=True)
     assert read_log(tmp_path / "part")["fields"] == pytest.approx(read_log(tmp_path / "whole")["fields"])
-    card = export(tmp_path / "whole", tmp_path / "model", [p.name for p in two_persons], 3, TINY)
+    prior = torch.full((4,), 2.0), 0.5 * torch.eye(4)
+    card = export(tmp_path / "whole", tmp_path / "model", prior, [p.name for p in two_persons], 3, TINY)
     field = draw_field(load_card(card.path), 7)
+    assert torch.equal(load_generator(card).as_told(torch.ones(1, 4)), torch.full((1, 4), 2.5))
     assert field.shape == (3, 36, 20, 28) and card.training_data[0].startswith("one:")
 
 
