@@ -17,7 +17,7 @@ from CTSynthesisLib.networks.squeezenet3d import SqueezeNet3DConfig
 from CTSynthesisLib.training import nodule_composite
 from CTSynthesisLib.training.nodule_classifier import NoduleClassifierRecipe, train
 from CTSynthesisLib.training.nodule_hands import Hands
-from CTSynthesisLib.training.nodule_samples import Sampling
+from CTSynthesisLib.training.nodule_samples import WHOLE_CHEST, Sampling
 from CTSynthesisLib.volume import Volume
 from Testing.nodule_phantom import LEFT, chest, write_case
 
@@ -120,6 +120,30 @@ def test_a_classifier_is_trained_and_another_goes_on_from_it(persons, tmp_path, 
     argv = ["train", "nodule-classifier", "--data", str(persons / "real"), "-o", str(tmp_path / "c"), "--start-from"]
     assert main([*argv, "segmenter"]) == 2 and "another kind of network" in capfd.readouterr().err
     assert main([*argv, "nobody"]) == 2 and not (tmp_path / "c").exists()
+
+
+def test_whole_chests_of_persons_that_are_split_by_the_experiment(a_result, a_plan, tmp_path):
+    """As at full scale: persons with and without marked nodules, in the paper's shares, each wholly on one side."""
+    lungs = next((a_plan.out / "lungs" / "training").glob("*.npy"))
+    for n in range(8):
+        write_case(tmp_path / "data" / f"lidc-{n}", balls=[(LEFT, 20.0)], seed=n)
+        write_case(tmp_path / "data" / f"nlst-{n}", seed=n)
+        for part in ("training", "validation", "test"):  # all phantoms have the same lungs
+            (tmp_path / "out" / "lungs" / part).mkdir(parents=True, exist_ok=True)
+            for sort in ("lidc", "nlst"):
+                shutil.copyfile(lungs, tmp_path / "out" / "lungs" / part / f"{sort}-{n}.npy")
+    whole = replace(WHOLE_CHEST, voxels=16, spacing=10.0)
+    plan = replace(a_plan, data=tmp_path / "data", out=tmp_path / "out", held_out=(), synthetic=None, seeds=1, sizes=(24.0,),
+                   real_samples=24, test_samples=4, sampling=whole)  # fmt: skip
+    result = run_experiment(plan, BALLS, report=lambda line: None)
+    persons = result["persons"]
+    assert {name: len(some) for name, some in persons.items()} == {"training": 12, "validation": 2, "test": 2, "synthetic": 0}
+    assert not set(persons["training"]) & {*persons["validation"], *persons["test"]}
+    assert {person[:4] for person in persons["test"]} == {"lidc", "nlst"}
+    made = result["training_samples"][0]["real"]  # figure 3a: three of six scans with nodules lose them
+    assert (made["kept"], made["erased"]) == (3, 3) and made["injected"] == made["clean"] == 9
+    assert (plan.out / "trained" / "seed-0" / "real" / "best.safetensors").exists()
+    assert "whole chests of 16³ voxels" in (plan.out / "nodules.md").read_text(encoding="utf-8")
 
 
 def test_figures_by_hand():
