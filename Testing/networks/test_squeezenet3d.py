@@ -26,6 +26,15 @@ def test_the_layers_are_squeezenet_1_1_in_three_dimensions():
     assert convolutions == by_hand
 
 
+def test_a_fire_module_adds_its_input_where_the_channels_agree():
+    x = torch.rand(1, 8, 4, 4, 4)
+    for inputs, added in ((8, x), (4, 0 * x)):
+        fire = Fire(inputs, 2, 8).eval()
+        torch.nn.init.zeros_(fire.point[0].weight)
+        torch.nn.init.zeros_(fire.cube[0].weight)
+        assert torch.equal(fire(x[:, :inputs]), added)
+
+
 @pytest.mark.parametrize("shape", [(16, 16, 16), (20, 17, 33)])
 def test_one_logit_a_volume_that_depends_on_all_of_it(shape):
     torch.manual_seed(0)
