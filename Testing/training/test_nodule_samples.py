@@ -61,7 +61,8 @@ def test_whole_chests_have_as_many_nodules_as_lidcs_scans(eleven_chests):
     injected = [len(s.places) for s in samples if s.made == "injected"]
     assert min(injected) == 1 and 1.5 < np.mean(injected) < 2.6  # 1186 nodules in 601 scans: two
     erased = [s for s in samples if s.made == "erased"]
-    assert len(erased) == 3 and all(len(s.places) == len(next(c for c in eleven_chests if c.scan.name == s.scan).scan.lesions) for s in erased)
+    marked = {chest.scan.name: len(chest.scan.lesions) for chest in eleven_chests}
+    assert len(erased) == 3 and all(len(s.places) == marked[s.scan] for s in erased)
 
 
 def test_own_places_stay_away_from_marked_nodules_and_masses_count_as_neither(eleven_chests):
