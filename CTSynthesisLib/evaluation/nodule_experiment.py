@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from ..errors import UnusableInput
-from ..training.loop import load_weights
-from ..training.nodule_classifier import SIZES_MM, NoduleClassifierRecipe, fit, probabilities
+from ..training.nodule_classifier import SIZES_MM, NoduleClassifierRecipe, fit, probabilities, trained_weights
 from ..training.nodule_hands import Hands, default_hands
 from ..training.nodule_samples import MADE, Chest, Sample, Sampling, cut, load_chests, marked_samples, nodules_of, plan
 from ..training.nodule_scans import Scan, find_scans
@@ -172,26 +171,21 @@ def _one_seed(plan_: NodulePlan, seed, chests, sets, validation, hands, device, 
     arms = [("real", "real", None, recipe.iterations)]
     if "synthetic" in cuts:
         arms += [("synthetic", "synthetic", None, recipe.iterations), ("fine-tuned", "real", "synthetic", plan_.fine_tuning)]
-    networks, found = {}, {}
+    found = {}
     check = (validation.voxels, validation.labels) if validation else None
     for arm, trained_on, start, iterations in arms:
         one = cuts[trained_on]
         used = [asdict(sample) for c in (*cuts.values(), *sets.values()) for sample in c.samples]
         key = key_of(arm, asdict(recipe), iterations, used, hands.name, source_of("training", "networks/squeezenet3d.py"))
         name = f"{arm} {seed}"
-        known = kept.figures(name, key)
-        if known is not None:
-            found[arm] = {test: np.array(values) for test, values in known.items()}
-            continue
-        if start and start not in networks:  # kept from an earlier run: its weights are in the last checkpoint
-            networks[start] = load_weights(folder / start)
-        note(f"seed {seed}: training on {arm} ({len(one.samples)} samples, {iterations} iterations)")
-        shutil.rmtree(folder / arm, ignore_errors=True)
-        network, _ = fit(one.voxels, one.labels, folder / arm, recipe, iterations=iterations, device=device, start=networks.get(start),
-                         validation=check)  # fmt: skip
-        networks[arm] = network.state_dict()
-        found[arm] = {test: probabilities(network, c.voxels).astype(float) for test, c in sets.items()}
-        kept.keep_figures(name, key, {test: values.tolist() for test, values in found[arm].items()})
+        if kept.figures(name, key) is None:
+            note(f"seed {seed}: training on {arm} ({len(one.samples)} samples, {iterations} iterations)")
+            shutil.rmtree(folder / arm, ignore_errors=True)
+            begin = trained_weights(folder / start) if start else None
+            network, _ = fit(one.voxels, one.labels, folder / arm, recipe, iterations=iterations, device=device, start=begin,
+                             validation=check)  # fmt: skip
+            kept.keep_figures(name, key, {test: probabilities(network, c.voxels).tolist() for test, c in sets.items()})
+        found[arm] = {test: np.array(values) for test, values in kept.figures(name, key).items()}
         note(f"seed {seed}: {arm}: " + ", ".join(f"{t} {accuracy(p, sets[t].labels):.2f}" for t, p in found[arm].items()))
     return found, {name: one.counts for name, one in cuts.items()}
 

@@ -136,8 +136,12 @@ def fit(voxels, labels, out: Path, recipe: NoduleClassifierRecipe, *, iterations
     batches = Samples(voxels, labels, batch=recipe.batch, seed=recipe.seed)
     done = run(model, batches, out, iterations=iterations, minutes=minutes, resume=resume, log_every=20, checkpoint_every=500,
                on_log=logged)  # fmt: skip
-    weights = load_file(out / BEST) if validation and (out / BEST).exists() else load_weights(out)
-    return _network(recipe, weights, device), done
+    return _network(recipe, trained_weights(out), device), done
+
+
+def trained_weights(out: Path) -> dict[str, torch.Tensor]:
+    """What :func:`fit` found in ``out``: the best weights where there was a validation, else the last."""
+    return load_file(out / BEST) if (out / BEST).exists() else load_weights(out)
 
 
 def _network(recipe, weights, device) -> SqueezeNet3D:
