@@ -100,17 +100,19 @@ class _Box:
 def diameter_of(before, after, spacing, box, kind) -> float | None:
     """Diameter of the ball of the nodule's volume, read at half contrast between the lung around and the type's HU at its border.
 
-    Of the image smoothed by 0.5 mm (its grain) on a grid of 0.5 mm: what is above that threshold and connected, and was either below it
-    before or lies amid what was changed (a vessel that runs through).
+    Of the image smoothed by 0.5 mm (its grain) on a grid of 0.5 mm: what is above that threshold and connected, where the scan became
+    brighter (closed by 2 mm: a vessel that runs through ground glass stays what it was, one that passes by does not count).
     """
     changed = before != after
     shell = box.healthy & (distance_mm(changed, np.asarray(spacing)) < SHELL_MM[1]) & ~changed
     base = float(np.median(before[shell])) if shell.sum() > 50 else -850.0
-    threshold = 0.5 * (base + {"solid": SOLID_HU, "part-solid": HALO_HU, "ground-glass": GLASS_HU}[kind])
+    contrast = {"solid": SOLID_HU, "part-solid": HALO_HU, "ground-glass": GLASS_HU}[kind] - base
     native = Geometry.from_spacing(before.shape, spacing)
     fine = native.with_spacing((FINE_MM,) * 3)
-    even, region = (resample(a, native, fine) for a in (gaussian(after - base, spacing, 0.5) + base, changed.astype(np.float32)))
-    inside = sitk.GetImageFromArray(((even > threshold) & (region > 0.5)).astype(np.uint8))
+    even, brighter = (resample(gaussian(a, spacing, 0.5), native, fine) for a in (after - base, after.astype(np.float32) - before))
+    region = sitk.GetImageFromArray((brighter > 0.3 * contrast).astype(np.uint8))
+    region = sitk.GetArrayFromImage(sitk.BinaryMorphologicalClosing(region, [round(2 / FINE_MM)] * 3, sitk.sitkBall)) > 0
+    inside = sitk.GetImageFromArray(((even > 0.5 * contrast) & region).astype(np.uint8))
     parts = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(sitk.BinaryFillhole(inside))))
     voxels = int((parts == 1).sum())
     return round((6 * voxels * FINE_MM**3 / np.pi) ** (1 / 3), 2) if voxels else None

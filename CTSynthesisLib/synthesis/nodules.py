@@ -26,7 +26,7 @@ NODULE_CODE = ("SCT", "27925004", "Nodule")
 NAMES = {"solid": "nodule", "part-solid": "part-solid nodule", "ground-glass": "ground-glass nodule"}
 COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground-glass": (0.75, 0.85, 0.35)}
 MOST_SHIFTED = 150.0  # HU, by which the mean of what is painted is set right
-VESSEL_HU = 200.0  # above the lung's median; not taken for it
+VESSEL_HU, PAINTED_VESSEL_HU = 200.0, 80.0  # above the lung, in a scan and in what is painted without its grain; not taken for it
 SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
 LARGEST_ERASED_MM = 60.0
 
@@ -172,9 +172,11 @@ def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
 
 def _strength(voi, plain, grain, mask, healthy) -> float:
     """What the grain is multiplied by, so that the lung painted spreads as that around it does."""
-    core = mask & (plain < -500)
     shell = healthy & (voi_.spread(mask, voi.native.spacing, SHELL_MM + voi_.RING_MM) > 0)
-    if core.sum() < 20 or shell.sum() < 200:
+    if shell.sum() < 200:
+        return 1.0
+    core = mask & (plain < np.median(voi.hu[shell]) + PAINTED_VESSEL_HU)
+    if core.sum() < 20:
         return 1.0
     wanted = float(voi.hu[shell].var())
     a, b = plain[core] - plain[core].mean(), grain[core] - grain[core].mean()
