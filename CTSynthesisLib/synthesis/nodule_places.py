@@ -155,7 +155,7 @@ def _region(hu, part, spacing, away, at):
         near = labelled[(away <= max(3.0, max(spacing))) & candidate]
         if near.size:
             mask = labelled == np.bincount(near).argmax()
-            mask = bright & (distance_mm(mask, np.asarray(spacing)) <= max(2.0, 1.01 * max(spacing)))  # with what opening took from its edge
+            mask = bright & (distance_mm(mask, np.asarray(spacing)) <= max(2.0, 1.01 * max(spacing)))  # what opening took
             if away[mask].max() > LARGEST_MM - 1:
                 raise UnusableInput(
                     f"What is bright at voxel {where} goes on beyond {LARGEST_MM:.0f} mm, as a vessel or the chest wall does; "
