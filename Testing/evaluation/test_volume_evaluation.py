@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from CTSynthesisLib.cli import main
-from CTSynthesisLib.evaluation import volume_evaluation
+from CTSynthesisLib.evaluation import diversity, volume_evaluation
 from CTSynthesisLib.evaluation.diversity import ms_ssim, pairwise, prepared
 from CTSynthesisLib.volume import Geometry, Volume
 from Testing.phantom import hounsfield, thorax
@@ -19,7 +19,8 @@ def a_chest(noise, shape=(30, 40, 44), spacing=(8.0, 8.0, 2.5)):
     return Volume(hounsfield(labelmap, noise=noise), labelmap.geometry)
 
 
-def test_the_most_alike_pair_is_a_volume_with_itself():
+def test_the_most_alike_pair_is_a_volume_with_itself(monkeypatch):
+    monkeypatch.setattr(diversity, "SIDE", 64)
     labelmap = thorax(shape=(30, 30, 30), spacing=(5.0, 5.0, 5.0))
     hu, other = hounsfield(labelmap, noise=20), hounsfield(thorax(shape=(30, 30, 30)), {**dict.fromkeys(
         ("body", "lung_left", "lung_right", "heart", "aorta", "vertebrae"), 40)}, noise=20)  # fmt: skip
