@@ -166,7 +166,7 @@ def read_lidc(path, *, series=None) -> LidcReading:
         for item in session.findall("nonNodule"):
             marks += [_mark(NON_NODULE, reader, point, item, geometry, path) for point in _points(item, "locus", path)]
     nodules = tuple(Nodule(tuple(group), geometry) for group in _groups(outlines))
-    notes = (f"{dropped} outlines in {path.name} enclose no pixel and were left out.",) if dropped else ()
+    notes = (f"Left out, because they enclose no pixel: {dropped} outlines in {path.name}.",) if dropped else ()
     return LidcReading(uid, geometry, len(sessions), nodules, tuple(marks), notes)
 
 
@@ -175,7 +175,8 @@ def read_consensus(path, *, reference=None, at_least: int = 2):
     reading = read_lidc(path, series=reference)
     labelmap = reading.labelmap(at_least=at_least)
     alone = len(reading.nodules) - len(labelmap.segments)
-    notes = (f"{alone} nodules in {Path(path).name} on which no two readers agree were left out.",) if alone else ()
+    notes = (f"Left out, because no two readers agree on them: {alone} of {len(reading.nodules)} nodules in {Path(path).name}.",)
+    notes = notes if alone else ()
     return labelmap, reading.notes + notes
 
 
