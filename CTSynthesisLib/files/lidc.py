@@ -170,10 +170,10 @@ def read_lidc(path, *, series=None) -> LidcReading:
     return LidcReading(uid, geometry, len(sessions), nodules, tuple(marks), notes)
 
 
-def read_consensus(path, *, reference=None, at_least: int = 2):
-    """``(labelmap, notes)`` of the nodules that at least so many readers outlined, as ``read_segmentation`` wants them."""
+def read_consensus(path, *, reference=None):
+    """``(labelmap, notes)`` of the nodules that at least two readers outlined, as ``read_segmentation`` wants them."""
     reading = read_lidc(path, series=reference)
-    labelmap = reading.labelmap(at_least=at_least)
+    labelmap = reading.labelmap()
     alone = len(reading.nodules) - len(labelmap.segments)
     notes = (f"Left out, because no two readers agree on them: {alone} of {len(reading.nodules)} nodules in {Path(path).name}.",)
     notes = notes if alone else ()
