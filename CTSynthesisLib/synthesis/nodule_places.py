@@ -9,13 +9,14 @@ from ..errors import UnusableInput
 from ..regions import REGIONS, segment_regions
 from ..volume import Geometry, LabelMap, Volume, distance_mm, resample, to_sitk
 from .nodule_shape import LARGEST_MM, Nodule
-from .nodule_voi import bounds, cut, gaussian
+from .nodule_voi import bounds, cut, gaussian, thin
 
 VALUE = {segment.name: segment.value for segment in REGIONS}
 LEAST_LUNG_ML = 50.0  # below it a CT shows no lungs worth the name
 COARSE_MM = 3.0
 ABOVE_LUNG, DENSE_HU = 220.0, (-650.0, -420.0)  # what is so much denser than the lung's median is vessel; that border lies between these
 CONTRAST_HU = 120.0  # of a nodule above the lung around it; less is not grown from a click
+VESSELS_CUT_MM = (1.5, 3.0, 5.0, 0.0)  # radius; last nothing, for nodules that are thin themselves
 INSIDE = 0.8  # least share of a randomly placed nodule that lies in lung
 TRIES = 400
 
@@ -147,19 +148,19 @@ def _region(hu, part, spacing, away, at):
             "or give its size with --diameter, or its outline with --mask."
         )
     bright = (even > (min(peak, 50.0) + base) / 2) & (away < LARGEST_MM)
-    radius = [int(round(1.5 / s)) for s in spacing]
-    image = sitk.GetImageFromArray(bright.astype(np.uint8))
-    opened = sitk.GetArrayFromImage(sitk.BinaryMorphologicalOpening(image, radius, sitk.sitkBall)) > 0
-    for candidate in (opened, bright):
+    middle, mask = away <= max(3.0, max(spacing)), None
+    for cut_mm in VESSELS_CUT_MM:  # thicker and thicker parts are cut off, until what is left is no longer than a nodule
+        candidate = bright & ~thin(bright, spacing, cut_mm) if cut_mm else bright
         labelled = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(candidate.astype(np.uint8))))
-        near = labelled[(away <= max(3.0, max(spacing))) & candidate]
-        if near.size:
-            mask = labelled == np.bincount(near).argmax()
-            mask = bright & (distance_mm(mask, np.asarray(spacing)) <= max(2.0, 1.01 * max(spacing)))  # what opening took
-            if away[mask].max() > LARGEST_MM - 1:
-                raise UnusableInput(
-                    f"What is bright at voxel {where} goes on beyond {LARGEST_MM:.0f} mm, as a vessel or the chest wall does; "
-                    "give the nodule's size with --diameter, or its outline with --mask."
-                )
-            return mask
+        near = labelled[middle & candidate]
+        if not near.size:
+            continue
+        mask = labelled == np.bincount(near).argmax()
+        if away[mask].max() < LARGEST_MM - 3:
+            return bright & (distance_mm(mask, np.asarray(spacing)) <= max(2.0, 1.01 * max(spacing)))  # with what opening took
+    if mask is not None:
+        raise UnusableInput(
+            f"What is bright at voxel {where} goes on beyond {LARGEST_MM:.0f} mm, as a vessel or the chest wall does; "
+            "give the nodule's size with --diameter, or its outline with --mask."
+        )
     raise UnusableInput(f"Nothing at voxel {where} stands out from the lung; give the nodule's outline with --mask.")

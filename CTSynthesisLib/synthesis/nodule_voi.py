@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 
 from ..regions import REGIONS
@@ -141,6 +142,14 @@ def spread(mask: np.ndarray, spacing, mm: float) -> np.ndarray:
 
     away = distance_mm(mask, np.asarray(spacing))
     return (0.5 + 0.5 * np.cos(np.pi * np.clip(away / max(mm, 1e-3), 0, 1))).astype(np.float32)
+
+
+def thin(mask: np.ndarray, spacing, mm: float = 2.0) -> np.ndarray:
+    """Those parts of ``mask`` (bool) that no ball of radius ``mm`` fits into."""
+    radius = [max(1, int(round(mm / step))) for step in spacing]
+    image = sitk.GetImageFromArray(np.pad(mask, [(r, r) for r in radius[::-1]], mode="edge").astype(np.uint8))
+    opened = sitk.GetArrayFromImage(sitk.BinaryMorphologicalOpening(image, radius, sitk.sitkBall)) > 0
+    return mask & ~opened[tuple(slice(r, n - r) for r, n in zip(radius[::-1], opened.shape, strict=True))]
 
 
 def gaussian(array: np.ndarray, spacing, mm: float) -> np.ndarray:

@@ -28,6 +28,7 @@ COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground
 MOST_SHIFTED = 150.0  # HU, by which the mean of what is painted is set right
 VESSEL_HU, PAINTED_VESSEL_HU = 200.0, 80.0  # above the lung, in a scan and in what is painted without its grain; not taken for it
 SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
+DARKEST = 0.3  # percentile of the lung around; what is painted is no darker
 LARGEST_ERASED_MM = 60.0
 
 
@@ -140,7 +141,8 @@ def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
     correction, log_gain = model(voi_.injector_inputs(voi, rendered, share, healthy, inside, grain, scan.noise, texture))
     painted = voi_.composite(voi.hu, share) + occupancy * voi.to_native(correction)
     amount = voi_.grain_inside(share, occupancy, scan.noise, texture.spread)
-    painted = painted + amount * np.exp(voi.to_native(log_gain)) * grain
+    gain = np.exp(voi.to_native(log_gain))  # where grain is stronger or weaker; in the mean over the nodule it is the scan's
+    painted = painted + amount * gain / np.average(gain, weights=occupancy + 1e-9) * grain
     core = (rendered.occupancy > 0.9) & (voi.hu < base + VESSEL_HU)
     if core.sum() >= 4:  # the mean is the type's
         shift = float((rendered.hu - painted)[core].mean() / occupancy[core].mean())
@@ -156,8 +158,9 @@ def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
     spacing = voi.native.spacing
     near = voi_.spread(mask, spacing, 1.01 * max(1.5, *spacing)) > 0
     base = voi_.base_of(voi, healthy & ~near, mask)
-    rim = near & (voi_.gaussian(voi.hu, spacing, 0.5) > base + 100) & (inside | mask)  # which the nodule fills in part
-    where = voi_.spread(mask | rim, spacing, voi_.RING_MM) * np.maximum(inside, mask)
+    inside = inside | mask | voi_.thin(~inside & ~mask, spacing)  # what is left of its rim at the chest wall goes too, the wall stays
+    rim = near & (voi_.gaussian(voi.hu, spacing, 0.5) > base + 100) & inside  # which the nodule fills in part
+    where = voi_.spread(mask | rim, spacing, voi_.RING_MM) * inside
     healthy = healthy & (where == 0)
     grain = voi_.borrowed(scan.hu, scan.labels, spacing, voi, where, np.random.default_rng((seed, 4)))
     if grain is None:
@@ -165,9 +168,13 @@ def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
         grain = texture.spread * voi_.grain(texture, voi.hu.shape, seed, scan.lattice + voi.start)
     x = voi_.eraser_inputs(voi, voi_.gaussian(mask, spacing, 0.4), where, healthy, grain)
     correction, log_gain = model(x)
-    plain = voi_.filled(voi, where, healthy) + where * voi.to_native(correction)
+    correction = where * voi.to_native(correction)
+    even = mask & (correction < PAINTED_VESSEL_HU)
+    plain = voi_.filled(voi, where, healthy) + correction - where * (correction[even].mean() if even.any() else 0)  # the level is known
     grain = where * np.exp(voi.to_native(log_gain)) * grain
-    scan.write(voi, plain + _strength(voi, plain, grain, mask, healthy & (where == 0)) * grain, where > 0)
+    painted = plain + _strength(voi, plain, grain, mask, healthy & (where == 0)) * grain
+    darkest = np.percentile(voi.hu[healthy], DARKEST) if healthy.any() else -1000.0
+    scan.write(voi, np.maximum(painted, np.minimum(darkest, voi.hu)), where > 0)
 
 
 def _strength(voi, plain, grain, mask, healthy) -> float:

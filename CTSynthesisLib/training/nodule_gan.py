@@ -156,7 +156,7 @@ def _even(image):
 def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterations=None, minutes=None, resume=False, device="auto",
           leave_out: tuple[str, ...] = (), threads: int | None = None, on_log=print) -> int:  # fmt: skip
     """Train on the lungs of every case under ``data`` except those named in ``leave_out``; returns the iterations made."""
-    recipe = replace(recipe or NoduleRecipe(), erase=erase)
+    recipe = replace(recipe or NoduleRecipe(adversarial=0.03 if erase else 0.01), erase=erase)
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
