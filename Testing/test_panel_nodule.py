@@ -79,3 +79,17 @@ def test_what_is_refused_is_said_and_a_cancelled_run_adds_nothing(the_panel, a_c
     ui.noduleInjectButton.click()
     until(lambda: not the_panel.panel.nodule.busy)
     assert "cancelled" in ui.noduleStatusLabel.text and names("vtkMRMLScalarVolumeNode") == ["Chest"]
+
+
+def test_without_points_the_place_is_where_the_slice_views_meet(the_panel, a_ct):
+    from CTSynthesisLib import views
+
+    ui, (ct, _points) = the_panel.ui, a_ct
+    ui.noduleVolumeSelector.setCurrentNode(ct)
+    ui.noduleInjectButton.click()
+    assert "meet in no point" in ui.noduleStatusLabel.text and not the_panel.panel.nodule.busy
+    for name, orientation, position in (("Red", "Axial", (0, 0, 3)), ("Yellow", "Sagittal", (-7, 0, 0)), ("Green", "Coronal", (0, 5, 0))):
+        view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", name)
+        getattr(view, f"SetOrientationTo{orientation}")()
+        view.JumpSliceByCentering(*position)
+    assert views.crossing() == pytest.approx((-7, 5, 3))
