@@ -47,7 +47,7 @@ def test_volumes_segmentations_records_and_a_manifest(two_volumes):
 def test_two_processes_share_the_numbers_and_make_the_same_volumes(a_command, two_volumes, tmp_path):
     """As torchrun starts them: each knows its rank, and nothing of the other. One process made the same volumes before."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "CTSynthesisLib", *a_command, "-o", str(out), "-n", "3", "--with-segmentation", "--nodules", "1"]
+    command = [sys.executable, "-m", "CTSynthesisLib", *a_command, "-o", str(out), "-n", "2", "--with-segmentation", "--nodules", "1"]
     ranks = [
         subprocess.Popen(command, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}, cwd=Path(__file__).parents[1],
                          stdout=subprocess.PIPE, text=True)
@@ -55,16 +55,16 @@ def test_two_processes_share_the_numbers_and_make_the_same_volumes(a_command, tw
     ]  # fmt: skip
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
-    assert "2 volumes made" in said[0] and "1 volumes made" in said[1]
-    assert [one["number"] for one in json.loads((out / "manifest.json").read_text())["volumes"]] == [0, 1, 2]
+    assert all("1 volumes made" in one for one in said)
+    assert [one["number"] for one in json.loads((out / "manifest.json").read_text())["volumes"]] == [0, 1]
     for n in (0, 1):
         assert np.array_equal(voxels(out / f"volume-000{n}.nrrd"), voxels(two_volumes / f"volume-000{n}.nrrd"))
 
 
 def test_the_other_formats(a_command, two_volumes, tmp_path):
-    given = [*a_command, "--with-segmentation", "--nodules", "1"]
+    given = [*a_command, "--nodules", "1"]
     assert main([*given, "-o", str(tmp_path / "nifti"), "--format", "nifti"]) == 0
-    assert main([*given, "-o", str(tmp_path / "dicom"), "--format", "dicom"]) == 0
+    assert main([*given, "-o", str(tmp_path / "dicom"), "--format", "dicom", "--with-segmentation"]) == 0
     expected = voxels(two_volumes / "volume-0000.nrrd")
     assert np.array_equal(np.sort(voxels(tmp_path / "nifti" / "volume-0000.nii.gz"), None), np.sort(expected, None))
     assert np.array_equal(np.sort(voxels(tmp_path / "dicom" / "volume-0000"), None), np.sort(expected, None))
