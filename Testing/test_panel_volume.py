@@ -1,4 +1,4 @@
-"""The panel's Volume section on the test host: a real run in its own process, cancel, and what is refused."""
+"""The panel's Volume section on the test host: a real run in its own process, and cancel."""
 
 import numpy as np
 import pytest
@@ -41,10 +41,3 @@ def test_cancel_leaves_the_scene_as_it_was(a_small_volume):
     a_small_volume.ui.volumeButton.click()
     until(lambda: not a_small_volume.panel.volume.busy)
     assert "cancelled" in a_small_volume.ui.volumeStatusLabel.text and volumes() == []
-
-
-def test_what_is_refused_is_said_and_adds_nothing(a_small_volume):
-    a_small_volume.panel.parameters.model = "segmenter"
-    a_small_volume.ui.volumeButton.click()
-    until(lambda: not a_small_volume.panel.volume.busy)
-    assert "generates no CT" in a_small_volume.ui.volumeStatusLabel.text and volumes() == []
