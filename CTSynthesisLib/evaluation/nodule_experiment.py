@@ -54,18 +54,24 @@ class NodulePlan:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Samples and their voxels."""
+    """Samples, their voxels, and their labels; -1 where injector or eraser refused."""
 
     samples: list[Sample]
     voxels: np.ndarray
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.array([sample.label for sample in self.samples])
+    labels: np.ndarray
 
     @property
     def counts(self) -> dict[str, int]:
-        return {made: sum(sample.made == made for sample in self.samples) for made in MADE}
+        usable = [sample.made for sample, label in zip(self.samples, self.labels, strict=True) if label >= 0]
+        return {made: usable.count(made) for made in MADE}
+
+    def measure(self, network) -> np.ndarray:
+        """Probabilities of the samples that could be made."""
+        return probabilities(network, self.voxels)[self.labels >= 0]
+
+    @property
+    def truth(self) -> np.ndarray:
+        return self.labels[self.labels >= 0]
 
 
 def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callable[[str], None] = print) -> dict:
@@ -107,7 +113,7 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
         "injector": hands.name, "seeds": plan_.seeds, "sizes_mm": plan_.sizes, "sampling": asdict(plan_.sampling),
         "recipe": asdict(plan_.recipe), "fine_tuning": plan_.fine_tuning, "training_samples": training_of,
         "test_samples": {name: one.counts for name, one in sets.items()},
-        "figures": measured(probabilities_of, {name: one.labels for name, one in sets.items()}),
+        "figures": measured(probabilities_of, {name: one.truth for name, one in sets.items()}),
         "minutes": (time.monotonic() - started) / 60, "process_minutes": (time.process_time() - process) / 60, "notes": notes,
     }  # fmt: skip
     write_json(plan_.out / "nodules.json", result)
@@ -184,13 +190,13 @@ def _one_seed(plan_: NodulePlan, seed, chests, sets, validation, hands, device, 
             begin = trained_weights(folder / start) if start else None
             network, _ = fit(one.voxels, one.labels, folder / arm, recipe, iterations=iterations, device=device, start=begin,
                              validation=check)  # fmt: skip
-            kept.keep_figures(name, key, {test: probabilities(network, c.voxels).tolist() for test, c in sets.items()})
+            kept.keep_figures(name, key, {test: c.measure(network).tolist() for test, c in sets.items()})
         found[arm] = {test: np.array(values) for test, values in kept.figures(name, key).items()}
-        note(f"seed {seed}: {arm}: " + ", ".join(f"{t} {accuracy(p, sets[t].labels):.2f}" for t, p in found[arm].items()))
+        note(f"seed {seed}: {arm}: " + ", ".join(f"{t} {accuracy(p, sets[t].truth):.2f}" for t, p in found[arm].items()))
     return found, {name: one.counts for name, one in cuts.items()}
 
 
 def _cut(plan_, name, chests, hands, note, samples) -> Cut:
-    voxels = cut(samples, chests, plan_.sampling, plan_.out / "samples" / f"{name}.npy", inject=hands.inject, erase=hands.erase,
-                 made_by=hands.name, report=note)  # fmt: skip
-    return Cut(samples, voxels)
+    file = plan_.out / "samples" / f"{name}.npy"
+    more = {"inject": hands.inject, "erase": hands.erase, "made_by": hands.name, "report": note}
+    return Cut(samples, *cut(samples, chests, plan_.sampling, file, **more))

@@ -45,7 +45,7 @@ class NoduleClassifierRecipe:
 class Samples:
     """``samples(n)`` is batch n, a function of n alone: volumes (B, 1, D, H, W) in [0, 1] and labels (B,), mirrored at random.
 
-    ``voxels`` is int16 HU (N, D, H, W) and may lie on disk; half of each batch has label 1.
+    ``voxels`` is int16 HU (N, D, H, W) and may lie on disk; half of each batch has label 1, half 0. What has another label is passed over.
     """
 
     def __init__(self, voxels: np.ndarray, labels, *, batch: int, seed: int):
@@ -151,8 +151,9 @@ def _network(recipe, weights, device) -> SqueezeNet3D:
 
 
 def _loss(network, voxels, labels) -> float:
-    found = np.clip(probabilities(network, voxels), 1e-6, 1 - 1e-6)
-    return float(-np.mean(np.where(np.asarray(labels) == 1, np.log(found), np.log(1 - found))))
+    usable, labels = np.asarray(labels) >= 0, np.asarray(labels)
+    found = np.clip(probabilities(network, voxels)[usable], 1e-6, 1 - 1e-6)
+    return float(-np.mean(np.where(labels[usable] == 1, np.log(found), np.log(1 - found))))
 
 
 def train(data, out, *, recipe: NoduleClassifierRecipe | None = None, iterations=None, minutes=None, resume=False, device="auto",
@@ -182,11 +183,11 @@ def train(data, out, *, recipe: NoduleClassifierRecipe | None = None, iterations
     chests = load_chests(scans, out / "lungs", report)
     samples = plan(chests, recipe.samples, recipe.sampling, diameters=SIZES_MM, seed=recipe.seed)
     hands = default_hands(report)
-    voxels = cut(samples, chests, recipe.sampling, out / "samples.npy", inject=hands.inject, erase=hands.erase, made_by=hands.name,
-                 report=report)  # fmt: skip
+    voxels, labels = cut(samples, chests, recipe.sampling, out / "samples.npy", inject=hands.inject, erase=hands.erase,
+                         made_by=hands.name, report=report)  # fmt: skip
     counts = ", ".join(f"{sum(s.made == made for s in samples)} {made}" for made in MADE)
     report(f"{len(samples)} samples from {len(chests)} scans: {counts}")
-    network, done = fit(voxels, [s.label for s in samples], out, recipe, iterations=iterations or recipe.iterations, minutes=minutes,
+    network, done = fit(voxels, labels, out, recipe, iterations=iterations or recipe.iterations, minutes=minutes,
                         resume=resume, device=device, start=weights, on_log=on_log)  # fmt: skip
     export(network, out, recipe, version=str(done), training_data=sorted({chest.scan.person for chest in chests}),
            description=f"{done} iterations on {len(samples)} samples: {counts}; injected and erased by: {hands.name}.",

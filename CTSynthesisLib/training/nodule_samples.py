@@ -207,15 +207,20 @@ def _point(values) -> tuple[float, float, float]:
 
 
 def cut(samples: Sequence[Sample], chests: Sequence[Chest], sampling: Sampling, file: Path, *, inject: Inject, erase: Erase, made_by: str,
-        report=print) -> np.ndarray:  # fmt: skip
-    """The samples' voxels, int16 HU (n, voxels, voxels, voxels), as an array in ``file`` that is not loaded into memory.
+        report=print) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """``(voxels, labels)`` of the samples.
 
-    Each scan is read once. What is there already from the same samples (and ``made_by``, which names injector and eraser) is not cut again.
+    Voxels are int16 HU (n, voxels, voxels, voxels), an array in ``file`` that is not loaded into memory. Labels are 1 with a nodule, 0
+    without, and -1 where injector or eraser refused, which ``report`` is told. Each scan is read once. What is there already from the same
+    samples (and ``made_by``, which names injector and eraser) is not cut again.
     """
-    key = json.dumps({"samples": [asdict(s) for s in samples], "sampling": asdict(sampling), "made_by": made_by})
+    key = {"samples": json.loads(json.dumps([asdict(s) for s in samples])), "sampling": asdict(sampling), "made_by": made_by}
     noted = file.with_suffix(".json")
-    if file.exists() and noted.exists() and noted.read_text(encoding="utf-8") == key:
-        return np.load(file, mmap_mode="r")
+    labels = np.array([sample.label for sample in samples])
+    known = json.loads(noted.read_text(encoding="utf-8")) if file.exists() and noted.exists() else {}
+    if {name: known.get(name) for name in key} == key:
+        labels[known["refused"]] = -1
+        return np.load(file, mmap_mode="r"), labels
     scans = {chest.scan.name: chest.scan for chest in chests}
     file.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(file) as part:
@@ -225,11 +230,15 @@ def cut(samples: Sequence[Sample], chests: Sequence[Chest], sampling: Sampling, 
             volume = scans[name].read()
             for n, sample in enumerate(samples):
                 if sample.scan == name:
-                    array[n] = one_sample(sample, volume, sampling, inject, erase)
+                    try:
+                        array[n] = one_sample(sample, volume, sampling, inject, erase)
+                    except UnusableInput as error:
+                        labels[n] = -1
+                        report(f"note: a sample of {name} is left out: {error}")
         array.flush()
         del array
-    noted.write_text(key, encoding="utf-8")
-    return np.load(file, mmap_mode="r")
+    noted.write_text(json.dumps(key | {"refused": np.flatnonzero(labels < 0).tolist()}), encoding="utf-8")
+    return np.load(file, mmap_mode="r"), labels
 
 
 def one_sample(sample: Sample, volume: Volume, sampling: Sampling, inject: Inject, erase: Erase) -> np.ndarray:

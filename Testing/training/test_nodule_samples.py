@@ -87,7 +87,8 @@ def test_what_is_cut_shows_the_nodule_where_it_was_put(tmp_path):
     chests = load_chests(find_scans(tmp_path), tmp_path / "lungs")
     sampling = Sampling(voxels=24, spacing=2.0, shift=0.0, repeats=2)
     samples = plan(chests, 16, sampling, diameters=(16,), seed=0)
-    voxels = cut(samples, chests, sampling, tmp_path / "samples.npy", **HANDS, made_by="test")
+    voxels, labels = cut(samples, chests, sampling, tmp_path / "samples.npy", **HANDS, made_by="test")
+    assert labels.tolist() == [s.label for s in samples]
     assert voxels.shape == (16, 24, 24, 24) and voxels.dtype == np.int16
     solid = [n for n, s in enumerate(samples) if s.made == "kept" or (s.made == "injected" and s.places[0].nodule.kind == "solid")]
     empty = [n for n, s in enumerate(samples) if s.made in ("erased", "clean")]
@@ -99,6 +100,15 @@ def test_what_is_cut_shows_the_nodule_where_it_was_put(tmp_path):
     assert (tmp_path / "samples.npy").stat().st_mtime_ns == stamp
     cut(samples[:4], chests, sampling, tmp_path / "samples.npy", **HANDS, made_by="test")
     assert len(np.load(tmp_path / "samples.npy")) == 4
+
+    def refuses(volume, centre, more):
+        raise UnusableInput("no room")
+
+    told = []
+    for _ in range(2):  # the second time from the file
+        _, labels = cut(samples, chests, sampling, tmp_path / "b.npy", inject=refuses, erase=refuses, made_by="test", report=told.append)
+        assert [int(n) for n in labels] == [-1 if s.places else s.label for s in samples]
+    assert sum("is left out: no room" in line for line in told) == (labels < 0).sum()
 
 
 def test_a_sample_lies_where_it_says(lung_tissue):
