@@ -53,9 +53,9 @@ def as_markdown(result: dict) -> str:
         "# Nodule experiment (paper 004, figure 3b)",
         "",
         f"{result['seeds']} seeds; {what} of {side}; nodules injected and erased by: {result['injector']}. "
-        f"Training: {len(persons['training'])} persons ({result['marked_nodules']['training']} marked nodules), "
+        f"Training: {len(persons['training'])} persons (marked nodules: {result['marked_nodules']['training']}), "
         f"{len(persons['synthetic'])} synthetic volumes. Measured on {len(persons['test'])} held-out persons "
-        f"({result['marked_nodules']['test']} marked nodules): {', '.join(persons['test'])}.",
+        f"(marked nodules: {result['marked_nodules']['test']}): {', '.join(persons['test'])}.",
         "",
         "Nodules by size are **stand-ins**: injected into real scans of the held-out persons, beside clean places of the same scans. "
         f"**{MARKED}** are nodules that people marked, beside the same places with the nodule erased. "
