@@ -18,6 +18,7 @@ from .segment import SEGMENTATION_ENDINGS
 
 KINDS, EDGES = ("solid", "part-solid", "ground-glass"), ("smooth", "lobulated", "spiculated")
 DEFAULT_MM = 8.0
+LIDC = "lidc"  # --random without a number
 
 
 def add_arguments(parser):
@@ -28,7 +29,7 @@ def add_arguments(parser):
     place.add_argument("--at", metavar="I,J,K", action="append", default=[], help="voxel in a nodule's middle; may be given several times")
     place.add_argument("--mask", metavar="SEG", help="each connected part of a segmentation is a nodule: " + INPUT_HELP)
     place.add_argument(
-        "--random", metavar="N", nargs="?", const="lidc",
+        "--random", metavar="N", nargs="?", const=LIDC,
         help="inject N nodules at random places in the lungs; without N, as many as scans of LIDC have",
     )  # fmt: skip
     parser.add_argument(
@@ -52,6 +53,7 @@ def run(args):
     started = time.perf_counter()
     progress = _tell if args.tell_progress else progress_line() or (lambda fraction, stage: None)
     volume = read_volume(args.ct)
+    _check_voxels(args, volume)
     from ..synthesis import nodules as engine  # torch: only now
 
     with Outputs() as outputs:
@@ -92,6 +94,17 @@ def _check(args):
     if args.what == "erase" and args.random:
         raise UnusableInput("Nodules to erase are not looked for; give their places with --at I,J,K or their outlines with --mask SEG.")
     Nodule(DEFAULT_MM if args.diameter is None else args.diameter, args.type, args.edge)
+    if args.random and args.random != LIDC:
+        _count(args.random)
+    for text in args.at:
+        _voxel(text)
+
+
+def _check_voxels(args, volume):
+    for text in args.at:
+        if not all(-0.5 <= a < n - 0.5 for a, n in zip(_voxel(text), volume.array.shape, strict=True)):
+            last = ",".join(str(n - 1) for n in volume.array.shape[::-1])
+            raise UnusableInput(f"Voxel {text} lies outside the volume, whose last voxel is {last}; give I,J,K within it.")
 
 
 def _lungs(volume, args):
@@ -116,7 +129,7 @@ def _placed(args, volume, labels):
     elif args.at:
         places, sizes = [_voxel(text) for text in args.at], [DEFAULT_MM] * len(args.at)
     else:
-        count = random_count(args.seed) if args.random == "lidc" else _count(args.random)
+        count = random_count(args.seed) if args.random == LIDC else _count(args.random)
         places, sizes = None, random_diameters(count, args.seed).tolist()
     nodules = [Nodule(args.diameter or size, args.type, args.edge, args.seed + n) for n, size in enumerate(sizes)]
     return list(zip(nodules, places or random_places(labels, volume.geometry.spacing, nodules, args.seed), strict=True))
@@ -125,7 +138,7 @@ def _placed(args, volume, labels):
 def _masks(args, volume, labels):
     """What is to be erased, as bool arrays (k, j, i)."""
     from ..files import read_segmentation
-    from ..synthesis.nodule_places import VALUE, check_place, grown, masks_of
+    from ..synthesis.nodule_places import VALUE, grown, masks_of
     from ..synthesis.style_reference import on_grid_of
 
     if args.mask:
@@ -134,12 +147,7 @@ def _masks(args, volume, labels):
     import numpy as np
 
     regions = np.full(volume.array.shape, VALUE["lungs"], np.uint8) if labels is None else labels
-    masks = []
-    for text in args.at:
-        at = _voxel(text)
-        check_place(np.full(volume.array.shape, VALUE["lungs"], np.uint8), volume.geometry.spacing, at)  # inside the volume; it is no lung
-        masks.append(grown(volume.array, regions, volume.geometry, at, args.diameter))
-    return masks
+    return [grown(volume.array, regions, volume.geometry, _voxel(text), args.diameter) for text in args.at]
 
 
 def _voxel(text):
