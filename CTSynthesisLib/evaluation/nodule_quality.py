@@ -25,6 +25,7 @@ from ..volume import Geometry, Volume, distance_mm, resample
 DIAMETERS = (5.0, 8.0, 12.0, 18.0, 25.0)  # mm
 SHELL_MM = (2.0, 10.0)  # from what was changed: its surroundings
 FINE_MM = 0.5  # grid that diameters are read on
+LEAST_CONTRAST = 60.0  # HU
 INNER = 0.9  # of a voxel that counts as the nodule's inside, least share filled
 
 
@@ -101,12 +102,15 @@ def diameter_of(before, after, spacing, box, kind) -> float | None:
     """Diameter of the ball of the nodule's volume, read at half contrast between the lung around and the type's HU at its border.
 
     Of the image smoothed by 0.5 mm (its grain) on a grid of 0.5 mm: what is above that threshold and connected, where the scan became
-    brighter (closed by 2 mm: a vessel that runs through ground glass stays what it was, one that passes by does not count).
+    brighter (closed by 2 mm: a vessel that runs through ground glass stays what it was, one that passes by does not count). None where
+    the lung is nearly as dense as the type: there is no border to read.
     """
     changed = before != after
     shell = box.healthy & (distance_mm(changed, np.asarray(spacing)) < SHELL_MM[1]) & ~changed
     base = float(np.median(before[shell])) if shell.sum() > 50 else -850.0
     contrast = {"solid": SOLID_HU, "part-solid": HALO_HU, "ground-glass": GLASS_HU}[kind] - base
+    if contrast < LEAST_CONTRAST:
+        return None
     native = Geometry.from_spacing(before.shape, spacing)
     fine = native.with_spacing((FINE_MM,) * 3)
     even, brighter = (resample(gaussian(a, spacing, 0.5), native, fine) for a in (after - base, after.astype(np.float32) - before))
