@@ -98,6 +98,14 @@ def seen(network: nn.Module, cubes: np.ndarray) -> np.ndarray:
     return torch.cat([network(part) for part in torch.from_numpy(cubes)[:, None].split(32)])[:, 0].numpy() > 0
 
 
+def figures(said: dict[str, np.ndarray]) -> dict:
+    """Accuracy on nodules and healthy places, and which share of each kind of cube was called a nodule."""
+    right = np.concatenate([said["injected"], *([said["real"]] if "real" in said else []), ~said["healthy"]])
+    shares = {f"{name}_called_nodule": float(one.mean()) for name, one in sorted(said.items())}
+    counts = {name: len(one) for name, one in sorted(said.items())}
+    return {"accuracy": float(right.mean()), "erased_called_clean": float(1 - said["erased"].mean()), **shares, "counts": counts}
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m CTSynthesisLib.evaluation.nodule_seen", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of cases")
@@ -109,13 +117,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     learned = [cubes_of(options.data / case, options.count, 1000 * n) for n, case in enumerate(options.train)]
     network = train(*(np.concatenate([cubes[name] for cubes in learned]) for name in ("injected", "healthy")), epochs=options.epochs)
-    asked = [cubes_of(options.data / case, options.count, 9000 + 1000 * n) for n, case in enumerate(options.cases)]
-    told = {name: np.concatenate([seen(network, cubes[name]) for cubes in asked if name in cubes])
-            for name in ("injected", "healthy", "erased", "real", "real_erased") if any(name in cubes for cubes in asked)}  # fmt: skip
-    right = np.concatenate([told["injected"], *([told["real"]] if "real" in told else []), ~told["healthy"]])
-    result = {"accuracy": float(right.mean()), "of": len(right), "erased_called_clean": float(1 - told["erased"].mean())}
-    result |= {f"{name}_called_nodule": float(said.mean()) for name, said in told.items()}
-    result["counts"] = {name: len(said) for name, said in told.items()}
+    asked = {case: cubes_of(options.data / case, options.count, 9000 + 1000 * n) for n, case in enumerate(options.cases)}
+    said = {case: {name: seen(network, part) for name, part in cubes.items()} for case, cubes in asked.items()}
+    names = {name for one in said.values() for name in one}
+    together = {name: np.concatenate([one[name] for one in said.values() if name in one]) for name in names}
+    result = figures(together) | {"cases": {case: figures(one) for case, one in said.items()}}
     options.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
