@@ -142,8 +142,8 @@ def _from_anatomy(card, request, seed, progress, cancelled) -> Drawn:
         progress(0.0, "drawing the anatomy")
     size = request.size or 224
     labelmap = draw_anatomy(card, seed, chest_geometry((size, size, size), EXTENT_MM), nodules=request.nodules)
-    # Air is air: only the body and a margin are rendered. The network's noise lives in the world, so the crop changes no voxel of the body but
-    # for the rounding of bfloat16.
+    # Air is air: only the body and a margin are rendered. The network's noise lives in the world, so the crop changes no voxel of the body
+    # but for the rounding of bfloat16.
     box = body_box(labelmap.array, MARGIN)
     geometry = labelmap.geometry.crop([s.start for s in box], [s.stop - s.start for s in box])
     body = LabelMap(np.ascontiguousarray(labelmap.array[box]), geometry, labelmap.segments)
