@@ -19,7 +19,7 @@ from ..errors import UnusableInput
 from ..modelstore import ModelCard, load_card, load_weights
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder
 from . import nodule_voi as voi_
-from .nodule_places import VALUE, check_place
+from .nodule_places import check_place
 from .nodule_shape import Nodule
 
 NODULE_CODE = ("SCT", "27925004", "Nodule")
@@ -28,6 +28,7 @@ COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground
 MOST_SHIFTED = 150.0  # HU, by which the mean of what is painted is set right
 VESSEL_HU, PAINTED_VESSEL_HU = 200.0, 80.0  # above the lung, in a scan and in what is painted without its grain; not taken for it
 SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
+SOFT_TISSUE_HU = (-150.0, 250.0)  # with its noise
 DARKEST = 0.3  # percentile of the lung around; what is painted is no darker
 LARGEST_ERASED_MM = 60.0
 
@@ -202,8 +203,8 @@ class _Scan:
         geometry = volume.geometry.reordered(self._axes, self._flips)
         self.spacing, self.lattice = geometry.spacing, np.array(geometry.lattice_origin())
         self.labels = None if labels is None else self.view(labels)
-        soft = (self.hu > -20) & (self.hu < 120) if labels is None else self.labels == VALUE["soft_tissue"]
-        self.noise = voi_.noise_of(self.hu, soft)
+        some = self.hu[:: max(1, len(self.hu) // 40)]  # slices enough to read the noise from
+        self.noise = voi_.noise_of(some, (some > SOFT_TISSUE_HU[0]) & (some < SOFT_TISSUE_HU[1]))
 
     def view(self, array):
         return reorder(array, self._axes, self._flips)
