@@ -28,7 +28,7 @@ PRIOR = 40  # batches whose persons tell how the patient noise lies
 class AnatomyRecipe:
     network: AnatomyGeneratorConfig = field(default_factory=AnatomyGeneratorConfig)
     variation: Variation = field(default_factory=Variation)
-    batch: int = 4
+    batch: int = 8
     drawn: int = 2  # of them, whose tissues are drawn and judged
     slab: int = 10  # slices of 4 mm that are drawn and judged in one step
     critic_widths: tuple[int, ...] = (16, 32, 64, 96)
@@ -42,7 +42,7 @@ class AnatomyRecipe:
     adversarial: float = 0.003
     alone: int = 250  # iterations on fields alone
     average: float = 0.99
-    iterations: int = 400
+    iterations: int = 900
     seed: int = 0
 
 
