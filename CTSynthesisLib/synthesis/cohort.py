@@ -20,6 +20,7 @@ from ..files import write_segmentation, write_volume
 from ..files.beside import written_beside
 from ..modelstore import load_card
 from .ct_sgan import Drawn, VolumeRequest, check, draw
+from .memory import give_memory_back
 
 MANIFEST, SETTINGS = "manifest.json", "cohort.json"
 ENDINGS = {"nrrd": ".nrrd", "nifti": ".nii.gz", "dicom": ""}
@@ -77,6 +78,7 @@ def make(
         started = time.monotonic()
         drawn = draw(cohort.request, n, progress=tell, cancelled=cancelled)
         write(cohort, n, drawn, time.monotonic() - started)
+        give_memory_back()  # else what lies between two volumes' arrays adds up
     list_all(cohort)
     others = number - len(mine)
     if others:
