@@ -15,11 +15,12 @@ from ..networks.recurrent_latent import RecurrentLatentConfig
 from ..volume import Geometry, LabelMap, Segment
 from .anatomy_frame import CELL_MM, CELLS
 from .lung_vessels import grow_vessels
+from .nodule_shape import EDGES, LARGEST_MM, Nodule, random_diameters, render
 from .standard_anatomy import standard_anatomy
 
 LUNGS = ("lung_left", "lung_right")
-# Diameters of nodules in mm: log-normal about LIDC-IDRI's usual 4 to 20 mm
-NODULE_MEDIAN_MM, NODULE_SPREAD, NODULE_RANGE_MM = 8.0, 0.45, (4.0, 25.0)
+SMALLEST_NODULE_MM = 4.0  # and two voxels: less is lost between them
+TRIED_PLACES, MORE_SIZES = 40, 10  # where there is no room for one, another one is tried
 PLEURA = 1.15  # a nodule's centre lies at least this many radii inside the lung
 
 
@@ -93,31 +94,30 @@ def _weights(place: torch.Tensor, extent: float, knots: int) -> torch.Tensor:
 
 
 def draw_nodules(lungs: np.ndarray, geometry: Geometry, seed: int, count: int) -> list[np.ndarray]:
-    """Masks (k, j, i) of ``count`` lobulated nodules inside the mask ``lungs``; fewer where the lungs have no room."""
+    """Masks (k, j, i) of ``count`` nodules inside the mask ``lungs``, of LIDC's sizes from 4 mm on; fewer where the lungs have no room."""
     rng = np.random.default_rng((seed, 5))
     steps = geometry.spacing[::-1]
     found: list[np.ndarray] = []
     taken = np.zeros(lungs.shape, bool)
-    inside = np.argwhere(lungs) if count else ()
-    for _ in range(60 * count):
-        if len(found) == count or not len(inside):
+    inside = np.argwhere(lungs)
+    smallest = max(SMALLEST_NODULE_MM, 2 * steps.max())
+    for diameter in random_diameters(MORE_SIZES * count, seed) if len(inside) else ():
+        if len(found) == count:
             break
-        radius = float(np.clip(rng.lognormal(np.log(NODULE_MEDIAN_MM), NODULE_SPREAD), *NODULE_RANGE_MM)) / 2
-        centre = inside[rng.integers(len(inside))]
-        reach = np.ceil(1.4 * radius / steps).astype(int) + 1
-        if (centre < reach).any() or (centre + reach >= lungs.shape).any():
-            continue
-        box = tuple(slice(c - r, c + r + 1) for c, r in zip(centre, reach, strict=True))
-        at = np.stack(np.meshgrid(*(np.arange(-r, r + 1) * s for r, s in zip(reach, steps, strict=True)), indexing="ij"), -1)
-        distance = np.linalg.norm(at, axis=-1)
-        if not lungs[box][distance < PLEURA * radius].all() or taken[box][distance < 2 * radius].any():
-            continue
-        direction = at / np.maximum(distance, 1e-6)[..., None]
-        waves = sum(rng.normal(0, 0.06) * np.cos(direction @ rng.normal(0, 3, 3) + rng.uniform(0, 2 * np.pi)) for _ in range(6))
-        mask = np.zeros(lungs.shape, bool)
-        mask[box] = (distance < radius * (1 + waves)) & lungs[box]
-        taken |= mask
-        found.append(mask)
+        nodule = Nodule(float(np.clip(diameter, smallest, LARGEST_MM)), edge=str(rng.choice(EDGES)), seed=int(rng.integers(2**31)))
+        reach = np.ceil(nodule.reach_mm / steps).astype(int) + 1
+        for centre in inside[rng.integers(len(inside), size=TRIED_PLACES)]:
+            low = np.maximum(centre - reach, 0)
+            box = tuple(map(slice, low, centre + reach + 1))
+            places = np.indices(lungs[box].shape).T - (centre - low)
+            distance = np.linalg.norm(places * steps, axis=-1).T
+            close, near = (distance < share * nodule.diameter_mm / 2 for share in (PLEURA, 2))
+            if lungs[box][close].all() and not taken[box][near].any():
+                mask = np.zeros(lungs.shape, bool)
+                mask[box] = render(nodule, lungs[box].shape, geometry.spacing, centre - low).mask & lungs[box] & ~taken[box]
+                taken |= mask
+                found.append(mask)
+                break
     return found
 
 
@@ -134,5 +134,3 @@ def load_generator(card: ModelCard) -> AnatomyGenerator:
         _warm.clear()
         _warm[card.sha256] = network.eval().requires_grad_(False)
     return _warm[card.sha256]
-
-
