@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-import qt
 import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
 from .. import scene, views
-from ..errors import SynthesisFailed, UnusableInput
-from ..worker.client import Progress
+from ..errors import UnusableInput
 from ..worker.nodule_job import NoduleJob
 from .choice import Choice
-from .dependencies import ensure_torch
+from .job_section import JobSection
 
-INTERVAL_MS = 100
 INJECT, ERASE = "inject", "erase"
 
 
-class NoduleSection:
+class NoduleSection(JobSection):
     """The widgets whose names begin with ``nodule``, and the run that they start.
 
     Parameters
@@ -34,25 +31,18 @@ class NoduleSection:
     """
 
     def __init__(self, ui, seed):
-        self._ui, self._seed = ui, seed
-        self._job = self._node = None
+        super().__init__(ui.noduleProgressBar, ui.noduleStatusLabel)
+        self._ui, self._seed, self._node = ui, seed, None
         self._kind, self._edge = "solid", "smooth"
         kinds = {"solid": _("Solid"), "part-solid": _("Part-solid"), "ground-glass": _("Ground-glass")}
         edges = {"smooth": _("Smooth"), "lobulated": _("Lobulated"), "spiculated": _("Spiculated")}
         self.kind = Choice(ui.noduleTypeSelector, kinds, lambda kind: setattr(self, "_kind", kind))
         self.edge = Choice(ui.noduleEdgeSelector, edges, lambda edge: setattr(self, "_edge", edge))
-        self._timer = qt.QTimer()
-        self._timer.setInterval(INTERVAL_MS)
-        self._timer.connect("timeout()", self._poll)
         for selector in (ui.noduleVolumeSelector, ui.nodulePlaceSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
-        ui.noduleInjectButton.connect("clicked(bool)", lambda _checked=False: self._on_clicked(INJECT))
-        ui.noduleEraseButton.connect("clicked(bool)", lambda _checked=False: self._on_clicked(ERASE))
+        ui.noduleInjectButton.connect("clicked(bool)", lambda _checked=False: self._press(INJECT))
+        ui.noduleEraseButton.connect("clicked(bool)", lambda _checked=False: self._press(ERASE))
         self.update()
-
-    @property
-    def busy(self) -> bool:
-        return self._job is not None
 
     def update(self, *_ignored):
         """Enable the buttons, or disable them and say in their tooltips what is missing."""
@@ -67,41 +57,22 @@ class NoduleSection:
         ui.noduleInjectButton.text = _("Cancel") if self.busy else _("Put in")
 
     def close(self):
-        """End a run; the scene stays as it was."""
-        self._timer.stop()
-        if self._job is not None:
-            self._job.close()
-        self._job = self._node = None
+        super().close()
+        self._node = None
 
     def _problem(self) -> str:
         return _("Select the CT to work on") if self._ui.noduleVolumeSelector.currentNode() is None else ""
 
-    def _on_clicked(self, what):
-        if self.busy:
-            self._ui.noduleStatusLabel.text = _("Cancelling …")
-            self._job.cancel()
-            return
-        try:
-            ensure_torch()
-            self._start(what)
-        except (UnusableInput, SynthesisFailed) as error:
-            self._done(str(error))
-
-    def _start(self, what):
+    def _begin(self, what):
         ui, node = self._ui, self._ui.noduleVolumeSelector.currentNode()
         volume = scene.volume_in_world(node)
         places = {"random": ui.noduleRandomSpinBox.value} if what == INJECT and ui.noduleRandomSpinBox.value else self._places(volume)
         own_size = what == ERASE or "at" not in places  # that of the outline, of what is found, or as in LIDC
-        self._job = NoduleJob(
+        self._node, self._what = node, what
+        return NoduleJob(
             what, volume, **places, diameter=None if own_size else ui.noduleDiameterSpinBox.value, kind=self._kind, edge=self._edge,
             seed=self._seed(), anywhere=ui.noduleAnywhereCheckBox.checked,
         )  # fmt: skip
-        self._node, self._what = node, what
-        ui.noduleProgressBar.visible = True
-        ui.noduleProgressBar.value = 0
-        ui.noduleStatusLabel.text = _("Starting …")
-        self._timer.start()
-        self.update()
 
     def _places(self, volume) -> dict:
         """Voxels or outlines, as NoduleJob takes them."""
@@ -120,19 +91,8 @@ class NoduleSection:
         to_ijk = np.linalg.inv(volume.geometry.ijk_to_ras)
         return {"at": [tuple((to_ijk @ [*point, 1.0])[:3]) for point in points]}
 
-    def _poll(self):
-        try:
-            news = self._job.poll()
-        except Exception as error:  # whatever it is, the panel must be usable again
-            self._done(str(error))
-            return
-        if isinstance(news, Progress):
-            self._ui.noduleProgressBar.value = round(1000 * news.fraction)
-            self._ui.noduleStatusLabel.text = f"{news.stage[:1].upper()}{news.stage[1:]} …"
-        elif news is not None:
-            self._show(*news)
-
-    def _show(self, volume, labelmap):
+    def _take(self, result) -> str:
+        volume, labelmap = result
         name = self._node.GetName() if self._node is not None and self._node.GetScene() is not None else _("CT")
         named = _("{name} with nodules") if self._what == INJECT else _("{name} without nodules")
         node = scene.volume_node_from(volume, kind=named.format(name=name))
@@ -141,10 +101,4 @@ class NoduleSection:
             segments = scene.labelmap_to_segmentation(labelmap, _("Nodules of {name}").format(name=node.GetName()))
             made = _("“{name}” made, its nodules as segments in “{segments}”.").format(name=node.GetName(), segments=segments.GetName())
         views.show(node)
-        self._done("\n".join([made, *self._job.notes]))
-
-    def _done(self, sentence: str):
-        self.close()
-        self._ui.noduleProgressBar.visible = False
-        self._ui.noduleStatusLabel.text = sentence
-        self.update()
+        return made

@@ -1,0 +1,89 @@
+"""A section of the panel that runs a job in a process of its own: progress, cancel, and usable again whatever comes of it."""
+
+from __future__ import annotations
+
+import qt
+from slicer.i18n import tr as _
+
+from ..errors import SynthesisFailed, UnusableInput
+from ..worker.client import Progress
+from .dependencies import ensure_torch
+
+INTERVAL_MS = 100
+
+
+class JobSection:
+    """What the sections Style, Nodule and Volume have in common.
+
+    A subclass starts the job in :meth:`_begin`, takes what came of it into the scene in :meth:`_take`, and enables its widgets in
+    :meth:`update`, which is called when a run begins and when it ends.
+
+    Parameters
+    ----------
+    bar : QProgressBar
+    status : QLabel
+    """
+
+    def __init__(self, bar, status):
+        self._bar, self._status, self._job = bar, status, None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.connect("timeout()", self._poll)
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    def update(self, *_ignored):
+        raise NotImplementedError
+
+    def close(self):
+        """End a run; the scene stays as it was."""
+        self._timer.stop()
+        if self._job is not None:
+            self._job.close()
+        self._job = None
+
+    def _begin(self, *what):
+        """The job, a :class:`~CTSynthesisLib.worker.command_job.CommandJob`."""
+        raise NotImplementedError
+
+    def _take(self, result) -> str:
+        """Put the result into the scene; returns the sentence that says so."""
+        raise NotImplementedError
+
+    def _press(self, *what):
+        """A button was clicked: begin, or while a run is under way cancel it."""
+        if self.busy:
+            self._status.text = _("Cancelling …")
+            self._job.cancel()
+            return
+        try:
+            ensure_torch()
+            self._job = self._begin(*what)
+        except (UnusableInput, SynthesisFailed) as error:
+            self._done(str(error))
+            return
+        self._bar.visible = True
+        self._bar.value = 0
+        self._status.text = _("Starting …")
+        self._timer.start()
+        self.update()
+
+    def _poll(self):
+        try:
+            news = self._job.poll()
+        except Exception as error:  # whatever it is, the panel must be usable again
+            self._done(str(error))
+            return
+        if isinstance(news, Progress):
+            self._bar.value = round(1000 * news.fraction)
+            self._status.text = f"{news.stage[:1].upper()}{news.stage[1:]} …"
+        elif news is not None:
+            self._done("\n".join([self._take(news), *self._job.notes]))
+
+    def _done(self, sentence: str):
+        self.close()
+        self._bar.visible = False
+        self._status.text = sentence
+        self.update()
