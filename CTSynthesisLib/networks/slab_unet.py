@@ -16,6 +16,7 @@ from torch import nn
 # At these levels each slice is mixed with its neighbours: four times in all, so that a voxel sees four slices to either side.
 MIXED_GOING_DOWN = (1, 2, 4)
 MIXED_GOING_UP = (1,)
+SLICES_AT_ONCE = 8  # of the last convolution, which would double the memory of a whole block
 SCALARS = 8  # the last channels of the condition hold for the whole scan
 
 
@@ -122,19 +123,22 @@ class SlabUNet(nn.Module):
         return self.stem(_together(condition, noise))
 
     def decode(self, skips, depth, kept=slice(None)):
-        """The maps (B·D, 1 + G, H, W) from what was found on the way down, one tensor (B·D, C, H/2ⁿ, W/2ⁿ) a level.
+        """The maps (B·D, 1 + G, H, W) from what was found on the way down, one tensor (B·D, C, H/2ⁿ, W/2ⁿ) a level; uses up ``skips``.
 
         ``kept`` are those of each ``depth`` slices that are wanted; the others are there for them to look at (one slice to either side
         does), and level 0 then holds the wanted ones only.
         """
-        x = self.bottom(skips[-1])
+        x = self.bottom(skips.pop())
         for n in reversed(range(len(self.up))):
-            x = self.up[n](skips[n] + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
+            x = F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest")
+            x += skips.pop()
+            x = self.up[n](x)
             if n in MIXED_GOING_UP:
                 x = self.mix_up[MIXED_GOING_UP.index(n)](x, depth).unflatten(0, (-1, depth))[:, kept].flatten(0, 1)
         x = self.last(x)  # (B·D, width[0], H, W)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would step by several HU
-            return F.conv2d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1)
+            weight, bias = self.head.weight.float(), self.head.bias.float()
+            return torch.cat([F.conv2d(part.float(), weight, bias, padding=1) for part in x.split(SLICES_AT_ONCE)])
 
     def finish(self, maps, condition):
         """Residual and logarithms of the amplitudes from the ``maps`` (B, D, 1 + G, H, W) of a slab."""
