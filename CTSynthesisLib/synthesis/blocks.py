@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -30,6 +31,11 @@ class Block:
     def centre(self) -> tuple[slice, ...]:
         """Where ``inner`` lies within ``outer``."""
         return tuple(slice(i[0] - o[0], i[1] - o[0]) for i, o in zip(self.inner, self.outer, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Voxels of ``outer``."""
+        return prod(b - a for a, b in self.outer)
 
     def read(self, array: np.ndarray) -> np.ndarray:
         """``array`` over ``outer``; beyond the volume its outermost voxels are continued."""

@@ -47,9 +47,9 @@ class MaskCGAN:
         correction = self.correction(condition.scan)
         result = np.empty(condition.values.shape, np.int16)
         done = 0
-        for block in blocks(
-            result.shape, lattice_origin, stride=self.network.config.stride, margin=(field["slices"], field["pixels"]), voxels=voxels
-        ):
+        margin = field["slices"], field["pixels"]
+        tiles = blocks(result.shape, lattice_origin, stride=self.network.config.stride, margin=margin, voxels=voxels)
+        for block in sorted(tiles, key=lambda block: block.size, reverse=True):  # smaller ones fit into the memory of larger ones
             result[block.window] = self._block(condition, block, lattice_origin, seed, correction)
             done += result[block.window].size
             if between:

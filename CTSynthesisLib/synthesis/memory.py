@@ -10,8 +10,8 @@ from pathlib import Path
 from ..errors import UnusableInput
 
 BYTES_A_VOXEL = 12  # labels, their copy in axial order, the outline, and the CT twice
-BYTES_FOR_A_BLOCK = 3_000_000_000  # Python, PyTorch, the weights and one block's activations
-TYPICAL_SPEED = 1.2e6  # voxels a second, of two CPU cores
+BYTES_FOR_A_BLOCK = 2_500_000_000  # Python, PyTorch, the weights and one block's activations
+TYPICAL_SPEED = 1.5e6  # voxels a second, of two CPU cores
 SECONDS_TO_START = 6.0  # of the worker process with PyTorch
 
 
