@@ -323,7 +323,8 @@ def understand(
     names : dict, optional
         The user's corrections: name of a segment (or its label value, as text) -> structure.
     hu : dict, optional
-        HU by name (or label value) of a segment, or by structure: then also for the finer structures within it (``bone`` for all ribs).
+        HU by name (or label value) of a segment, or by structure: then also for the finer structures within it (``bone`` for all ribs;
+        ``lungs`` for their lobes, but not for vessels and nodules in them).
     elsewhere : iterable of str
         Keys of ``hu`` that need match no segment, because they are of use elsewhere.
 
@@ -416,5 +417,7 @@ def _particularity(key, labels, one):
         return 100
     hit = _look_up(key)
     if hit is None or (hit[0] is not one and (hit[0] not in ancestors(one) or hit[0].parent is None)):  # not everything in the body
+        return None
+    if hit[0].tissue is Tissue.LUNG and one.tissue is not Tissue.LUNG:  # vessels and nodules are not as dense as the lung around them
         return None
     return len(ancestors(hit[0]))

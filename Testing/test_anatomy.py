@@ -331,3 +331,10 @@ def _forget_tables():
     """What anatomy keeps of its tables is made anew, all of it: a part would mix structures of two tables."""
     for kept in (anatomy.structures, anatomy._names, anatomy._codes):
         kept.cache_clear()
+
+
+def test_the_lungs_hounsfield_value_is_not_that_of_what_lies_in_them():
+    segments = [Segment(n, name) for n, name in enumerate(("lung_upper_lobe_left", "lung_right", "lung_vessels", "nodule"), start=1)]
+    plain, told = (anatomy.understand(segments, hu=hu) for hu in ({}, {"lungs": -700.0}))
+    assert [u.mean_hu for u in told] == [-700.0, -700.0, plain[2].mean_hu, plain[3].mean_hu]
+    assert anatomy.understand(segments, hu={"lung_vessels": 30.0})[2].mean_hu == 30.0

@@ -51,7 +51,8 @@ def _make(folder, seed):
     from ..files.dicom_ct import write_ct_series
     from ..files.dicom_seg import write_dicom_seg
     from ..synthesis.request import Request
-    from .generate import TABLE_ROWS, facts, progress_line
+    from .generate import TABLE_ROWS, facts
+    from .progress import progress_line
 
     request = Request(seed=seed)
     with _step("Starting an MRML scene"):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 
 from ..errors import UnusableInput
 from . import request as flags
 from .outputs import Outputs
+from .progress import progress_line
 
 VOLUME_ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha")
 TABLE_ROWS = 30  # on the screen; the report file holds them all
@@ -149,19 +149,6 @@ def facts(result, request) -> dict:
         "spacing_mm": [round(float(s), 6) for s in geometry.spacing],
         "assumptions": list(result.assumptions),
     }
-
-
-def progress_line():
-    """A callback that rewrites one line on the terminal; None when stderr is not one."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(fraction, stage):
-        print(f"\r\033[K{'█' * round(24 * fraction):░<24} {100 * fraction:3.0f} %  {stage}", end="", file=sys.stderr, flush=True)
-        if fraction >= 1:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _three_numbers(text):

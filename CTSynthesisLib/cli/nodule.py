@@ -7,13 +7,13 @@ beside the CT, so that the result is an annotated case. Coordinates I,J,K are vo
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 from ..errors import UnusableInput
-from .generate import INPUT_HELP, VOLUME_ENDINGS, progress_line
+from .generate import INPUT_HELP, VOLUME_ENDINGS
 from .outputs import Outputs
+from .progress import add_progress_flag, progress_of
 from .segment import SEGMENTATION_ENDINGS
 
 KINDS, EDGES = ("solid", "part-solid", "ground-glass"), ("smooth", "lobulated", "spiculated")
@@ -42,7 +42,7 @@ def add_arguments(parser):
     parser.add_argument("--anywhere", action="store_true", help="also outside the lungs, and in a CT without any")
     parser.add_argument("--segmentation", metavar="SEG", help="where the nodules' segments go (default: beside OUT, .nodules.seg.nrrd)")
     parser.add_argument("--preview", metavar="FILE.png", help="also write a picture: each nodule before and after in three planes")
-    parser.add_argument("--tell-progress", action="store_true", help="write progress as lines of JSON to stderr, for other programs")
+    add_progress_flag(parser)
 
 
 def run(args):
@@ -51,7 +51,7 @@ def run(args):
 
     _check(args)
     started = time.perf_counter()
-    progress = _tell if args.tell_progress else progress_line() or (lambda fraction, stage: None)
+    progress = progress_of(args) or (lambda fraction, stage: None)
     volume = read_volume(args.ct)
     _check_voxels(args, volume)
     from ..synthesis import nodules as engine  # torch: only now
@@ -182,7 +182,3 @@ def _report(args, made, beside, seconds):
         what = f"{one['diameter_mm']:g} mm, {one['kind']}, {one['edge']}" if args.what == "inject" else f"{one['ml']:g} ml"
         print(f"{number:3d}  {place:<24} {what}")
     print(f"\n{args.output}{f' and {beside}' if beside else ''}: {facts['model']}, {seconds:.1f} s")
-
-
-def _tell(fraction, stage):
-    print(json.dumps({"fraction": round(float(fraction), 4), "stage": stage}), file=sys.stderr, flush=True)

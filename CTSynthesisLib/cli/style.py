@@ -7,15 +7,15 @@ chosen structures and a margin of one pixel keeps its value. A structure takes t
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import request as flags
-from .generate import INPUT_HELP, VOLUME_ENDINGS, progress_line
+from .generate import INPUT_HELP, VOLUME_ENDINGS
 from .outputs import Outputs
+from .progress import add_progress_flag, progress_of
 
 
 def add_arguments(parser):
@@ -31,7 +31,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="slow path: optimise each slab so long (default: 0)")
     parser.add_argument("--preview", metavar="FILE.png", help="also write a picture: content, style and result, and structures enlarged")
-    parser.add_argument("--tell-progress", action="store_true", help="write progress as lines of JSON to stderr, for other programs")
+    add_progress_flag(parser)
     flags.add_label_arguments(parser)
     flags.add_request_arguments(parser)
 
@@ -45,7 +45,7 @@ def run(args):
     request = flags.request_from(args)
     table, names = flags.labels_from(args)
     started = time.perf_counter()
-    progress = tell if args.tell_progress else progress_line()
+    progress = progress_of(args)
     from ..synthesis.organ_style import margin_mm, style_ct, style_segmentation  # torch: only now
     from ..synthesis.style_reference import Style, reference_of
 
@@ -96,10 +96,6 @@ def _kept_regions(args, scan: Volume) -> LabelMap | None:
         write_segmentation(segment_regions(scan), path)
     return read_segmentation(path)
 
-
-def tell(fraction, stage):
-    """Progress as a line of JSON, for other programs."""
-    print(json.dumps({"fraction": round(float(fraction), 4), "stage": stage}), file=sys.stderr, flush=True)
 
 
 def strengths(text: str) -> tuple[float, dict[str, float] | None]:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ..errors import UnusableInput
+from .progress import add_progress_flag, progress_of
 
 FORMATS = ("nrrd", "nifti", "dicom")
 
@@ -30,14 +31,12 @@ def add_arguments(parser):
     parser.add_argument("--resume", action="store_true", help="go on in a folder that holds some of the volumes")
     parser.add_argument("--model", default="default", metavar="NAME|FILE", help="anatomy: the model that renders (default: default)")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where the networks run (default: auto)")
-    parser.add_argument("--tell-progress", action="store_true", help="write progress as lines of JSON to stderr, for other programs")
+    add_progress_flag(parser)
 
 
 def run(args):
     from ..synthesis.cohort import Cohort, make
     from ..synthesis.ct_sgan import VolumeRequest
-    from .generate import progress_line
-    from .style import tell
 
     if args.format not in FORMATS:
         raise UnusableInput(f"'{args.format}' is not a format; choose one of {', '.join(FORMATS)}.")
@@ -47,7 +46,7 @@ def run(args):
         preset=args.preset, seed=args.seed, size=args.size, nodules=args.nodules, renderer=args.model, device=args.device
     )  # fmt: skip
     cohort = Cohort(request, Path(args.output), args.format, args.with_segmentation)
-    progress = tell if args.tell_progress else progress_line()
+    progress = progress_of(args)
     made, kept = make(
         cohort, args.number, resume=args.resume, progress=progress, say=lambda sentence: print(f"note: {sentence}", file=sys.stderr)
     )

@@ -130,7 +130,7 @@ def scan_of(request: VolumeRequest, seed: int) -> Request:
         phase=str(rng.choice([name for name, _ in PHASES], p=[share for _, share in PHASES])),
         noise=float(np.clip(rng.lognormal(np.log(NOISE_HU), NOISE_SPREAD), 6, 45)),
         sharpness=float(rng.uniform(*SHARPNESS)),
-        hu=dict.fromkeys(("lung_left", "lung_right"), float(rng.uniform(*LUNG_HU))),  # "lungs" would hold for vessels and nodules too
+        hu={"lungs": float(rng.uniform(*LUNG_HU))},
     )  # fmt: skip
 
 
