@@ -17,6 +17,7 @@ MODELS = RESOURCES / "Models"
 IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
 # kinds of models that draw no CT by themselves
 HELPERS = ("segmenter", "completion", "style_encoder", "nodule_injector", "nodule_eraser", "nodule_classifier")
+COUNTER = "num_batches_tracked"  # as batch norm's counters are named
 FROM_NOTHING = ("anatomy", "ctsgan2021", "gan3d")  # kinds that draw whole volumes and take no segmentation
 
 
@@ -173,14 +174,33 @@ def load_weights(card: ModelCard) -> dict:
         raise UnusableInput(f"{card.path} is not a safetensors file of a model ({error}); import the model again.") from error
 
 
+def load_into(network, card: ModelCard) -> None:
+    """Load the weights of ``card`` into ``network``, all of them; only batch norm's counters, which are not saved, keep their values.
+
+    Raises
+    ------
+    UnusableInput
+        If the file is missing, damaged, not safetensors, or of another network.
+    """
+    kept = {name: value for name, value in network.state_dict().items() if name.endswith(COUNTER)}
+    try:
+        network.load_state_dict(kept | load_weights(card))
+    except RuntimeError as error:
+        raise UnusableInput(f"The weights {card.path} do not fit the network that their card describes; import the model again.") from error
+
+
 def save_model(folder: Path, weights: dict, **card) -> ModelCard:
-    """Write ``weights`` in float16 and their card into ``folder``; both files appear whole or not at all."""
+    """Write ``weights`` in float16 and their card into ``folder``; both files appear whole or not at all.
+
+    Batch norm's counters are left out: they say nothing that inference needs, and float16 cannot hold them.
+    """
     import torch
     from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = save({name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()})
+    content = save({name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in weights.items()
+                    if not name.endswith(COUNTER)})  # fmt: skip
     result = ModelCard(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), path="", **card)
     values = {name: value for name, value in asdict(result).items() if name != "path"}
     for path, data in (

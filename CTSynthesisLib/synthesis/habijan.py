@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..anatomy import Understood, ancestors
 from ..errors import UnusableInput
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.mask_unet import MaskUNet, MaskUNetConfig
 from .mask_cgan import choose_device, compute_dtype
 
@@ -65,8 +65,7 @@ def load(card: ModelCard, device: str = "auto") -> HabijanModel:
     """The model of ``card``, as ``training.habijan2022.train`` writes it, on ``device``."""
     device = choose_device(device)
     network = MaskUNet(MaskUNetConfig(**card.network["generator"]))
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict(counters | load_weights(card))
+    load_into(network, card)
     network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     for layer in (*network.down, *network.up):  # once here: autocast would convert all weights again for each slice
         layer[0].to(compute_dtype(device))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..anatomy import Tissue, Understood, ancestors, label_table
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.style_generator import StyleGenerator, StyleGeneratorConfig
 from .habijan import frame, to_hounsfield, unframe
 from .mask_cgan import choose_device, compute_dtype
@@ -59,8 +59,7 @@ def load(card: ModelCard, device: str = "auto") -> KrishnaModel:
     """The model of ``card``, as ``training.krishna2019.train`` writes it, on ``device``."""
     device = choose_device(device)
     network = StyleGenerator(StyleGeneratorConfig(**card.network["generator"]))
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict(counters | load_weights(card))
+    load_into(network, card)
     network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return KrishnaModel(network, card.network["image_size"], tuple(card.hu_map["range"]), device)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.ct_sgan import CTSGAN, CTSGANConfig, GAN3DConfig, VolumeGenerator, pile
 from ..networks.recurrent_latent import RecurrentLatentConfig
 from .mask_cgan import choose_device
@@ -36,5 +36,5 @@ def draw_voxels(card: ModelCard, seed: int, device: str = "auto") -> tuple[np.nd
 
 
 def _loaded(network, card, device):
-    network.load_state_dict(load_weights(card), strict=False)  # batch norm's counters say nothing that inference needs
+    load_into(network, card)
     return network.to(device).eval()

@@ -176,10 +176,9 @@ def train(
     done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
     strip.take(done, last=True)
     spacing = [sum(cube.spacing[a] for cube in cubes) / len(cubes) for a in range(3)]
-    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
     modelstore.save_model(
         out,
-        weights,
+        model.generator.state_dict(),
         name="ctsgan2021",
         title="CT-SGAN 2021",
         kind="ctsgan2021",

@@ -113,10 +113,9 @@ def train(
 
     done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
     strip.take(done, last=True)
-    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
     spacing = [sum(cube.spacing[a] for cube in cubes) / len(cubes) for a in range(3)]
     modelstore.save_model(
-        out, weights, name="gan3d", title="3D GAN (baseline)", kind="gan3d", version=f"{done} iterations",
+        out, model.generator.state_dict(), name="gan3d", title="3D GAN (baseline)", kind="gan3d", version=f"{done} iterations",
         description="The vanilla 3D GAN that CT-SGAN is compared with: 128³, enlarged to 224³.",
         network={**asdict(preset.network), "spacing": spacing, "cube": preset.cube}, hu_map={"range": list(HU_RANGE)},
         training_data=[f"{cube.name}: the whole chest" for cube in cubes], limits=["A baseline; it draws no usable CT."],

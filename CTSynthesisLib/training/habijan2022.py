@@ -247,11 +247,9 @@ def sample_labels(pairs: SlicePairs, count: int = 3) -> torch.Tensor | None:
 
 def _export(model: MaskConditionedGAN, structures, pairs: SlicePairs, done: int, out: Path):
     """The generator alone, as a model file with its card, for ``ctsynthesis generate --model``."""
-    # batch norm's counters say nothing that inference needs, and float16 cannot hold them
-    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
     modelstore.save_model(
         out,
-        weights,
+        model.generator.state_dict(),
         name="habijan2022",
         title="Habijan & Galić 2022",
         kind="habijan2022",

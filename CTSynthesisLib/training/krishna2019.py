@@ -280,11 +280,9 @@ def sample_slices(image_size: int, count: int = 3) -> torch.Tensor:
 
 def _export(model: StyleGAN, style: StyleImage, slices: StyleSlices, done: int, out: Path):
     """The generator alone, as a model file with its card, for ``ctsynthesis generate --model``."""
-    # batch norm's counters say nothing that inference needs, and float16 cannot hold them
-    weights = {name: value for name, value in model.generator.state_dict().items() if not name.endswith("num_batches_tracked")}
     modelstore.save_model(
         out,
-        weights,
+        model.generator.state_dict(),
         name="krishna2019",
         title="Krishna & Mueller 2019",
         kind="krishna2019",

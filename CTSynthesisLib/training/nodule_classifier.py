@@ -197,7 +197,6 @@ def train(data, out, *, recipe: NoduleClassifierRecipe | None = None, iterations
 
 def export(network: SqueezeNet3D, folder, recipe: NoduleClassifierRecipe, **card) -> ModelCard:
     """Write ``network`` as a model file with its card into ``folder``."""
-    weights = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    return save_model(folder, weights, name="nodule-classifier", title="Nodule classifier", kind=KIND,
+    return save_model(folder, network.state_dict(), name="nodule-classifier", title="Nodule classifier", kind=KIND,
                       network=asdict(recipe.network) | {"sampling": asdict(recipe.sampling)}, hu_map={"unit_range_hu": HU_RANGE},
                       **card)  # fmt: skip

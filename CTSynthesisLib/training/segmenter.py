@@ -96,7 +96,6 @@ def export(out, folder, *, data, leave_out: tuple[str, ...] = (), recipe: Segmen
     folders = [path.parent for path in sorted(Path(data).glob("*/ct.nrrd")) if path.parent.name not in leave_out]
     rows = [one for case in folders for one in raw_features(network, read_volume(case / "ct.nrrd"), step=PROJECTION_STEP).values()]
     weights |= fit_projection(np.concatenate([one for one in rows if len(one)]))
-    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     return save_model(folder, weights, name="segmenter", kind="segmenter", network=asdict(recipe.network), hu_map={}, **card)
 
 
