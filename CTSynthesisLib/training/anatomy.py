@@ -19,6 +19,7 @@ from ..networks.ct_sgan import SlabCritic, SliceCritic
 from ..synthesis.anatomy_frame import CELLS, TISSUES, drawn_shares
 from . import ct_sgan_losses
 from .anatomy_data import Chests, Variation, load_persons
+from .kept import Kept, copied, follow, weights_of
 from .loop import load_weights, run
 
 PRIOR = 40  # batches whose persons tell how the patient noise lies
@@ -46,8 +47,10 @@ class AnatomyRecipe:
     seed: int = 0
 
 
-class Anatomy:
+class Anatomy(Kept):
     """Generator, encoder, critics and their optimizers; ``step`` is one alternating update. Knows no loop."""
+
+    KEPT = ("networks", "averaged", "optimizer_g", "optimizer_d", "iteration")
 
     def __init__(self, recipe: AnatomyRecipe, device: str = "cpu"):
         self.recipe, self.device, self.iteration = recipe, device, 0
@@ -61,7 +64,7 @@ class Anatomy:
             ).to(device)  # fmt: skip
         self.generator, self.encoder = self.networks["generator"], self.networks["encoder"]
         self.critics = torch.nn.ModuleList([self.networks["slice"], self.networks["slab"]])
-        self.averaged = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
+        self.averaged = copied(self.generator)
         self.optimizer_g = torch.optim.Adam([*self.generator.parameters(), *self.encoder.parameters()], recipe.rate, (0.9, 0.99))
         self.optimizer_d = torch.optim.Adam(self.critics.parameters(), recipe.critic_rate, (0.0, 0.99))
 
@@ -78,9 +81,7 @@ class Anatomy:
             self.fake = self._drawn_from(*noise)
             self.backward_critics(batch, losses)
         self.backward_generator(batch, losses, judged)
-        with torch.no_grad():
-            for name, parameter in self.generator.named_parameters():
-                self.averaged[name].lerp_(parameter, 1 - min(r.average, (1 + self.iteration) / (10 + self.iteration)))
+        follow(self.averaged, self.generator, r.average, self.iteration)
         self.iteration += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -142,18 +143,6 @@ class Anatomy:
         mean, variance = told[:, 0], told[:, 1].exp().mean(0)
         return mean.mean(0), torch.linalg.cholesky(torch.cov(mean.T) + torch.diag(variance))
 
-    def state(self):
-        weights = {f"networks.{n}": p for n, p in self.networks.state_dict().items()}
-        weights |= {f"averaged.{n}": p for n, p in self.averaged.items()}
-        return weights, {"g": self.optimizer_g.state_dict(), "d": self.optimizer_d.state_dict(), "iteration": self.iteration}
-
-    def load_state(self, weights, rest):
-        self.networks.load_state_dict({n.removeprefix("networks."): w for n, w in weights.items() if n.startswith("networks.")})
-        self.averaged = {n.removeprefix("averaged."): w for n, w in weights.items() if n.startswith("averaged.")}
-        self.optimizer_g.load_state_dict(rest["g"])
-        self.optimizer_d.load_state_dict(rest["d"])
-        self.iteration = rest["iteration"]
-
 
 def divergence(told: torch.Tensor, axis: int) -> torch.Tensor:
     """Kullback-Leibler divergence (nats) from a standard normal of normals whose mean and log variance lie along ``axis``."""
@@ -189,8 +178,7 @@ def train(
 def export(out: Path, folder: Path, prior, persons: list[str], done: int, recipe: AnatomyRecipe = AnatomyRecipe(), **more) -> ModelCard:
     """The averaged generator of the training in ``out``, and the ``prior`` of its patient noise, as a model file in ``folder``."""
     kept = load_weights(out)
-    weights = {n.removeprefix("averaged."): w for n, w in kept.items() if n.startswith("averaged.")}
-    weights |= {"mean": kept["networks.generator.mean"], "patient_mean": prior[0], "patient_factor": prior[1]}
+    weights = weights_of(kept, "averaged") | {"mean": kept["networks.generator.mean"], "patient_mean": prior[0], "patient_factor": prior[1]}
     return save_model(
         folder,
         weights,

@@ -19,6 +19,7 @@ from ..networks.completion_unet import CompletionUNet, CompletionUNetConfig
 from ..regions import REGIONS
 from ..synthesis.completion import CELL_MM, FINE_MM, GUESSES, inputs, padded
 from ..synthesis.condition import AIR, BLOOD, BODY, BODY_HU, BONE, CLASS_OF_TISSUE, FAT, GAS, LUNG, SOFT
+from .kept import Kept, copied, follow, weights_of
 from .loop import load_weights, run
 from .slab_data import FIRST_ORGAN, Case, load_cases
 
@@ -42,13 +43,15 @@ class CompletionRecipe:
     bend_mm: float = 5.0
 
 
-class Completion:
+class Completion(Kept):
     """Network and optimizer; ``step`` is one update. Knows no loop."""
+
+    KEPT = ("network", "averaged", "optimizer", "iteration")
 
     def __init__(self, recipe: CompletionRecipe, device: str = "cpu"):
         self.recipe, self.device, self.iteration = recipe, device, 0
         self.network = CompletionUNet(recipe.network).to(device)
-        self.averaged = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.averaged = copied(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate, (0.9, 0.99))
 
     def step(self, batch) -> dict[str, float]:
@@ -62,22 +65,11 @@ class Completion:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
+        follow(self.averaged, self.network, self.recipe.average, self.iteration)
         with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                self.averaged[name].lerp_(parameter, 1 - min(self.recipe.average, (1 + self.iteration) / (10 + self.iteration)))
             right = ((logits.argmax(1) == target.argmax(1)) * weight).sum() / weight.sum().clamp(min=1)
         self.iteration += 1
         return {"cross_entropy": float(loss.detach()), "right": float(right)}
-
-    def state(self):
-        weights = {f"network.{n}": p for n, p in self.network.state_dict().items()} | {f"averaged.{n}": p for n, p in self.averaged.items()}
-        return weights, {"optimizer": self.optimizer.state_dict(), "iteration": self.iteration}
-
-    def load_state(self, weights, rest):
-        self.network.load_state_dict({n.removeprefix("network."): w for n, w in weights.items() if n.startswith("network.")})
-        self.averaged = {n.removeprefix("averaged."): w for n, w in weights.items() if n.startswith("averaged.")}
-        self.optimizer.load_state_dict(rest["optimizer"])
-        self.iteration = rest["iteration"]
 
 
 class HiddenTissues:
@@ -180,5 +172,5 @@ def train(data, out, *, recipe: CompletionRecipe | None = None, iterations=None,
 def export(out, folder, *, name: str = "completion", recipe: CompletionRecipe | None = None, **card) -> ModelCard:
     """Write the averaged network of the latest checkpoint in ``out`` as a model file with its card into ``folder``."""
     recipe = recipe or CompletionRecipe()
-    weights = {n.removeprefix("averaged."): w for n, w in load_weights(out).items() if n.startswith("averaged.")}
+    weights = weights_of(load_weights(out), "averaged")
     return save_model(folder, weights, name=name, kind="completion", network=asdict(recipe.network), hu_map={}, **card)

@@ -13,7 +13,8 @@ from ..networks.ct_sgan import CTSGAN, CTSGANConfig, SlabCritic, SliceCritic, pi
 from ..synthesis.mask_cgan import choose_device, compute_dtype
 from . import ct_sgan_losses, loop
 from .chest_volumes import HU_RANGE, Augmentation, Slabs, load_cubes, to_hounsfield
-from .volume_strip import VolumeStrip
+from .kept import Kept
+from .strip import Strip, draw_planes, planes_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class CTSGAN2021:
     seed: int = 0
 
 
-class CTSGANTraining:
+class CTSGANTraining(Kept):
     """The four sub-networks and the alternating update of section 2.
 
     Parameters
@@ -40,6 +41,8 @@ class CTSGANTraining:
     precision : torch.dtype
         float32 as published, or bfloat16 for the convolutions where the hardware is faster with it; weights and losses stay float32.
     """
+
+    KEPT = ("generator", "critics", "optimizer_G", "optimizer_D", "iteration")
 
     def __init__(self, preset: CTSGAN2021, device="cpu", precision=torch.float32):
         self.preset, self.device, self.precision, self.iteration = preset, device, precision, 0
@@ -115,19 +118,6 @@ class CTSGANTraining:
         self.generator.train()
         return to_hounsfield(pile(torch.cat(parts, 1))).cpu()
 
-    def state(self):
-        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        weights |= {f"critics.{name}": value for name, value in self.critics.state_dict().items()}
-        rest = {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict(), "iteration": self.iteration}
-        return weights, rest
-
-    def load_state(self, weights, rest):
-        for prefix, network in (("generator.", self.generator), ("critics.", self.critics)):
-            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
-        self.optimizer_G.load_state_dict(rest["optimizer_G"])
-        self.optimizer_D.load_state_dict(rest["optimizer_D"])
-        self.iteration = rest["iteration"]
-
 
 def norm_of_gradient(module: nn.Module) -> torch.Tensor:
     return torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()
@@ -166,15 +156,8 @@ def train(
     model = CTSGANTraining(preset, device, compute_dtype(device))
     last = preset.iterations if iterations is None and minutes is None else iterations
     batches = Slabs(cubes, preset.augmentation, slab=preset.slab, batch=preset.batch, seed=preset.seed)
-    strip = VolumeStrip(lambda: model.volumes(preset.seed)[0], out / "samples", last)
-
-    def log(done, figures):
-        strip.take(done)
-        if on_log:
-            on_log(done, figures)
-
-    done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
-    strip.take(done, last=True)
+    strip = Strip(lambda: {"planes": planes_of(model.volumes(preset.seed)[0])}, out / "samples", last)
+    done = strip.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=on_log)
     spacing = [sum(cube.spacing[a] for cube in cubes) / len(cubes) for a in range(3)]
     modelstore.save_model(
         out,
@@ -190,5 +173,5 @@ def train(
         limits=["Trained on few scans, it may draw them again: see its audit.", "Unlike the default preset it knows no structures."],
     )
     draw_loss_curves(loop.read_log(out), out / "losses.png")
-    strip.draw(out / "strip.png")
+    draw_planes(strip, out / "strip.png")
     return out

@@ -12,6 +12,7 @@ from ..modelstore import ModelCard, load_card, save_model
 from ..modelstore import load_weights as load_weights_of
 from ..networks.slab_unet import SlabUNetConfig
 from ..synthesis.hu_map import HUMap
+from .kept import copied, weights_of
 from .loop import load_weights, run
 from .slab_data import Sampling, SlabSampler, load_cases
 from .slab_gan import SlabGAN, SlabGANConfig
@@ -76,7 +77,7 @@ def begin_with(model: SlabGAN, card: ModelCard) -> None:
     if old.grain_channels != new.grain_channels:
         weights["head.bias"][1:] -= 1.0  # together they add as much as the one did
     model.generator.load_state_dict({**model.generator.state_dict(), **weights})
-    model.averaged = {name: p.detach().clone() for name, p in model.generator.named_parameters()}
+    model.averaged = copied(model.generator)
 
 
 # 91 pixels of SlabUNet and one of the condition's border plane; Testing proves both by perturbation.
@@ -86,7 +87,7 @@ RECEPTIVE_FIELD = {"pixels": 92, "slices": 4}
 def export(out, folder, *, name: str = "default", recipe: DefaultRecipe | None = None, **card) -> ModelCard:
     """Write the averaged generator of the latest checkpoint in ``out`` as a model file with its card into ``folder``."""
     recipe = recipe or DefaultRecipe()
-    weights = {n.removeprefix("averaged."): w for n, w in load_weights(out).items() if n.startswith("averaged.")}
+    weights = weights_of(load_weights(out), "averaged")
     network = asdict(recipe.gan.generator)
     return save_model(folder, weights, name=name, kind="slab_gan", network=network, hu_map=asdict(recipe.hu_map),
                       receptive_field=RECEPTIVE_FIELD, **card)  # fmt: skip

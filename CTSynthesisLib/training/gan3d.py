@@ -15,7 +15,8 @@ from ..synthesis.mask_cgan import choose_device, compute_dtype
 from . import ct_sgan_losses, loop
 from .chest_volumes import HU_RANGE, Augmentation, Volumes, load_cubes, to_hounsfield
 from .ctsgan2021 import initialise
-from .volume_strip import VolumeStrip
+from .kept import Kept
+from .strip import Strip, draw_planes, planes_of
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class GAN3D:
     seed: int = 0
 
 
-class GAN3DTraining:
+class GAN3DTraining(Kept):
     """Generator, discriminator and one alternating update."""
+
+    KEPT = ("generator", "critic", "optimizer_G", "optimizer_D", "iteration", "accuracy")
 
     def __init__(self, preset: GAN3D, device="cpu", precision=torch.float32):
         self.preset, self.device, self.precision, self.iteration, self.accuracy = preset, device, precision, 0, 0.0
@@ -77,19 +80,6 @@ class GAN3DTraining:
         self.generator.train()
         return to_hounsfield(F.interpolate(volume.float(), size=(self.preset.cube,) * 3, mode="trilinear", align_corners=False))[:, 0].cpu()
 
-    def state(self):
-        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        weights |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
-        rest = {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
-        return weights, rest | {"iteration": self.iteration, "accuracy": self.accuracy}
-
-    def load_state(self, weights, rest):
-        for prefix, network in (("generator.", self.generator), ("critic.", self.critic)):
-            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
-        self.optimizer_G.load_state_dict(rest["optimizer_G"])
-        self.optimizer_D.load_state_dict(rest["optimizer_D"])
-        self.iteration, self.accuracy = rest["iteration"], rest["accuracy"]
-
 
 def train(
     data: str | Path, out: str | Path, *, leave_out: tuple[str, ...] = (), iterations: int | None = None, minutes: float | None = None,
@@ -104,15 +94,8 @@ def train(
     model = GAN3DTraining(preset, device, compute_dtype(device))
     last = preset.iterations if iterations is None and minutes is None else iterations
     batches = Volumes(cubes, preset.augmentation, size=preset.network.size, batch=preset.batch, seed=preset.seed)
-    strip = VolumeStrip(lambda: model.volumes(preset.seed)[0], out / "samples", last)
-
-    def log(done, figures):
-        strip.take(done)
-        if on_log:
-            on_log(done, figures)
-
-    done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
-    strip.take(done, last=True)
+    strip = Strip(lambda: {"planes": planes_of(model.volumes(preset.seed)[0])}, out / "samples", last)
+    done = strip.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=on_log)
     spacing = [sum(cube.spacing[a] for cube in cubes) / len(cubes) for a in range(3)]
     modelstore.save_model(
         out, model.generator.state_dict(), name="gan3d", title="3D GAN (baseline)", kind="gan3d", version=f"{done} iterations",
@@ -120,5 +103,5 @@ def train(
         network={**asdict(preset.network), "spacing": spacing, "cube": preset.cube}, hu_map={"range": list(HU_RANGE)},
         training_data=[f"{cube.name}: the whole chest" for cube in cubes], limits=["A baseline; it draws no usable CT."],
     )  # fmt: skip
-    strip.draw(out / "strip.png")
+    draw_planes(strip, out / "strip.png")
     return out

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import RESOURCES, modelstore
 from ..files import read_segmentation
-from ..files.beside import written_beside
 from ..networks.mask_unet import MaskUNet, MaskUNetConfig
 from ..networks.patch_critic import PatchCritic, PatchCriticConfig
 from ..synthesis.habijan import frame, generate_slices, one_hot, to_hounsfield
 from ..synthesis.mask_cgan import choose_device, compute_dtype
 from . import loop, losses
 from .datasets import SlicePairs, axial_labels, structures_of
+from .kept import Kept
 from .pictures import draw_accuracy_curves, draw_loss_curves, draw_strip
+from .strip import Strip
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Habijan2022:
     seed: int = 0  # initial weights and order of the slices
 
 
-class MaskConditionedGAN:
+class MaskConditionedGAN(Kept):
     """Generator G(y), discriminator D(y, x), and one training step as section II.B writes it.
 
     Parameters
@@ -49,6 +49,8 @@ class MaskConditionedGAN:
     precision : torch.dtype
         float32 as published, or bfloat16 for the convolutions where the hardware is faster with it; weights and losses stay float32.
     """
+
+    KEPT = ("generator", "critic", "optimizer_G", "optimizer_D")
 
     def __init__(self, preset: Habijan2022, mask_channels: int, device: str = "cpu", precision: torch.dtype = torch.float32):
         sizes = dict(mask_channels=mask_channels, filters=preset.filters, most_filters=8 * preset.filters)
@@ -104,17 +106,6 @@ class MaskConditionedGAN:
         self.on_fake = self.critic(self.y, self.fake)
         self.loss_G = losses.generator_loss(self.on_fake, self.fake, self.x, self.preset.adversarial_weight)
         self.loss_G.backward()
-
-    def state(self):
-        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        weights |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
-        return weights, {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
-
-    def load_state(self, weights, rest):
-        for prefix, network in (("generator.", self.generator), ("critic.", self.critic)):
-            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
-        self.optimizer_G.load_state_dict(rest["optimizer_G"])
-        self.optimizer_D.load_state_dict(rest["optimizer_D"])
 
 
 def _initialise(module: nn.Module):
@@ -172,16 +163,17 @@ def train(
     pairs = SlicePairs(data, structures, image_size=preset.image_size, hu_range=preset.hu_range, seed=preset.seed)
     model = MaskConditionedGAN(preset, len(structures), device, compute_dtype(device))
     iterations = preset.iterations if iterations is None and minutes is None else iterations
-    strips = _Strips(model, pairs, out / "samples", iterations or preset.iterations)
+    shown = [round(part * (len(pairs) - 1)) for part in (0.2, 0.5, 0.8)]
+    labels = {"strip": pairs.labels[shown]}
+    if (sample := sample_labels(pairs)) is not None:
+        labels["strip-sample"] = sample
 
-    def log(done, figures):
-        strips.take(done)
-        if on_log:
-            on_log(done, figures)
+    def images():
+        masks = {name: one_hot(values, len(structures)) for name, values in labels.items()}
+        return {name: generate_slices(model.generator, mask)[:, 0] for name, mask in masks.items()}
 
-    if not resume:
-        strips.take(0)
-    done = loop.run(
+    strip = Strip(images, out / "samples", iterations or preset.iterations)
+    done = strip.run(
         model,
         lambda n: pairs.batch(n, preset.batch_size),
         out,
@@ -189,46 +181,24 @@ def train(
         minutes=minutes,
         resume=resume,
         checkpoint_every=checkpoint_every,
-        on_log=log,
+        on_log=on_log,
     )
-    strips.take(done, last=True)
     _export(model, structures, pairs, done, out)
     columns = loop.read_log(out)
     draw_loss_curves(columns, out / "losses.png")
     draw_accuracy_curves(columns, out / "accuracy.png")
-    strips.draw(out)
+    _draw_strips(strip, labels, pairs.hounsfield[shown], preset.hu_range, out)
     return out
 
 
-class _Strips:
-    """What the generator makes of the same few masks at 0, 10, 25, 50, 75 and 100 % of the iterations (figure 5)."""
-
-    def __init__(self, model: MaskConditionedGAN, pairs: SlicePairs, folder: Path, iterations: int):
-        self.model, self.pairs, self.folder = model, pairs, folder
-        self.moments = {round(part * iterations) for part in (0, 0.1, 0.25, 0.5, 0.75, 1)}
-        self.chosen = [round(part * (len(pairs) - 1)) for part in (0.2, 0.5, 0.8)]
-        self.labels = {"strip": pairs.labels[self.chosen]}
-        if (sample := sample_labels(pairs)) is not None:
-            self.labels["strip-sample"] = sample
-
-    def take(self, done: int, last: bool = False):
-        path = self.folder / f"{done:07d}.safetensors"
-        if (done in self.moments or last) and not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            masks = {name: one_hot(labels, len(self.pairs.structures)) for name, labels in self.labels.items()}
-            images = {name: generate_slices(self.model.generator, mask)[:, 0].contiguous() for name, mask in masks.items()}
-            with written_beside(path) as part:
-                save_file(images, part)
-
-    def draw(self, out: Path):
-        moments = {int(path.stem): load_file(path) for path in sorted(self.folder.glob("*.safetensors"))}
-        for name, labels in self.labels.items():
-            columns = {
-                f"iteration {done}": to_hounsfield(images[name], self.pairs.hu_range) for done, images in moments.items() if name in images
-            }
-            if name == "strip":
-                columns["original"] = self.pairs.hounsfield[self.chosen].float()
-            draw_strip(labels, columns, out / f"{name}.png")
+def _draw_strips(strip: Strip, labels: dict[str, torch.Tensor], originals: torch.Tensor, hu_range, out: Path):
+    """Figure 5: for each set of ``labels`` what was made of it; beside the training slices, their CT."""
+    moments = strip.taken()
+    for name, values in labels.items():
+        columns = {f"iteration {done}": to_hounsfield(images[name], hu_range) for done, images in moments.items() if name in images}
+        if name == "strip":
+            columns["original"] = originals.float()
+        draw_strip(values, columns, out / f"{name}.png")
 
 
 def sample_labels(pairs: SlicePairs, count: int = 3) -> torch.Tensor | None:

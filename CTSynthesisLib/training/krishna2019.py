@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import RESOURCES, modelstore
 from ..anatomy import understand
 from ..files import read_segmentation
-from ..files.beside import written_beside
 from ..networks.style_critic import StyleCritic, StyleCriticConfig
 from ..networks.style_generator import StyleGenerator, StyleGeneratorConfig
 from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
@@ -24,7 +22,9 @@ from ..synthesis.mask_cgan import choose_device, compute_dtype
 from ..synthesis.style_features import StyleFeatures, load_features
 from ..volume import reorder
 from . import loop, style_losses
+from .kept import Kept
 from .pictures import draw_loss_curves, draw_strip
+from .strip import Strip
 from .style_slices import StyleImage, StyleSlices, read_style
 
 # The output begins at -950 HU. From soft tissue, where a bias of 0 begins, no way of falling loss leads to air: after 500 iterations all
@@ -56,7 +56,7 @@ class Krishna2019:
         return int(np.log2(self.image_size // 4))
 
 
-class StyleGAN:
+class StyleGAN(Kept):
     """Generator G(y, z), discriminator D(x, y), and one training step as section 2.2 writes it.
 
     Parameters
@@ -69,6 +69,8 @@ class StyleGAN:
     precision : torch.dtype
         float32 as published, or bfloat16 for the convolutions where the hardware is faster with it; weights and losses stay float32.
     """
+
+    KEPT = ("generator", "critic", "optimizer_G", "optimizer_D")
 
     def __init__(self, preset: Krishna2019, style: StyleImage, features: StyleFeatures, device="cpu", precision=torch.float32):
         self.preset, self.device, self.precision, self.features = preset, device, precision, features
@@ -145,17 +147,6 @@ class StyleGAN:
     def _float(features):
         return {layer: f.float() for layer, f in features.items()}
 
-    def state(self):
-        weights = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        weights |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
-        return weights, {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
-
-    def load_state(self, weights, rest):
-        for prefix, network in (("generator.", self.generator), ("critic.", self.critic)):
-            network.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
-        self.optimizer_G.load_state_dict(rest["optimizer_G"])
-        self.optimizer_D.load_state_dict(rest["optimizer_D"])
-
 
 def _only(features, layers):
     return {layer: features[layer] for layer in layers}
@@ -217,54 +208,35 @@ def train(
     slices = StyleSlices(data, out / "cases", image_size=preset.image_size, per_case=preset.slices_per_case, seed=preset.seed)
     model = StyleGAN(preset, image, features, device, compute_dtype(device))
     last = preset.epochs * len(slices) if iterations is None and minutes is None else iterations
-    strips = _Strips(model, slices, image, out / "samples", last or preset.epochs * len(slices))
+    shown = [round(part * (len(slices) - 1)) for part in (0.2, 0.5, 0.8)]
+    grey = {"strip": slices.grey[shown], "strip-sample": sample_slices(preset.image_size)}
+
+    def images():
+        z = noise_code(0, preset.noise)
+        return {name: generate_slices(model.generator, to_network(values[:, None]), z)[:, 0] for name, values in grey.items()}
+
+    strip = Strip(images, out / "samples", last or preset.epochs * len(slices))
 
     def batches(n):
         return *slices.pair(n), noise_code(preset.seed * 1_000_003 + n, preset.noise)
 
-    def log(done, figures):
-        strips.take(done)
-        if on_log:
-            on_log(done, figures)
-
-    if not resume:
-        strips.take(0)
-    done = loop.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=log)
-    strips.take(done, last=True)
+    done = strip.run(model, batches, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=checkpoint_every, on_log=on_log)
     _export(model, image, slices, done, out)
     draw_loss_curves(loop.read_log(out), out / "losses.png")
-    strips.draw(out)
+    _draw_strips(strip, grey, slices.hounsfield[shown], image, preset.hu_range, out)
     return out
 
 
-class _Strips:
-    """What G makes of the same few label maps at 0, 10, 25, 50, 75 and 100 % of the iterations, beside the style image."""
-
-    def __init__(self, model: StyleGAN, slices: StyleSlices, style: StyleImage, folder: Path, iterations: int):
-        self.model, self.slices, self.style, self.folder = model, slices, style, folder
-        self.moments = {round(part * iterations) for part in (0, 0.1, 0.25, 0.5, 0.75, 1)}
-        self.chosen = [round(part * (len(slices) - 1)) for part in (0.2, 0.5, 0.8)]
-        self.grey = {"strip": slices.grey[self.chosen], "strip-sample": sample_slices(model.preset.image_size)}
-
-    def take(self, done: int, last: bool = False):
-        path = self.folder / f"{done:07d}.safetensors"
-        if (done in self.moments or last) and not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            z = noise_code(0, self.model.preset.noise)
-            generator = self.model.generator
-            images = {name: generate_slices(generator, to_network(g[:, None]), z)[:, 0].contiguous() for name, g in self.grey.items()}
-            with written_beside(path) as part:
-                save_file(images, part)
-
-    def draw(self, out: Path):
-        moments = {int(path.stem): load_file(path) for path in sorted(self.folder.glob("*.safetensors"))}
-        for name, grey in self.grey.items():
-            columns = {f"iteration {n}": to_hounsfield((i[name] + 1) / 2, self.model.preset.hu_range) for n, i in moments.items()}
-            if name == "strip":
-                columns["original"] = self.slices.hounsfield[self.chosen].float()
-            columns["style"] = self.style.hounsfield.expand(len(grey), -1, -1)
-            indices = sum((grey == value).to(torch.uint8) * n for n, value in enumerate(segment_values().values()))
-            draw_strip(indices, columns, out / f"{name}.png")
+def _draw_strips(strip: Strip, grey: dict[str, torch.Tensor], originals: torch.Tensor, style: StyleImage, hu_range, out: Path):
+    """For each set of label maps what was made of it, beside the style image; beside the training slices, their CT too."""
+    moments = strip.taken()
+    for name, values in grey.items():
+        columns = {f"iteration {n}": to_hounsfield((images[name] + 1) / 2, hu_range) for n, images in moments.items()}
+        if name == "strip":
+            columns["original"] = originals.float()
+        columns["style"] = style.hounsfield.expand(len(values), -1, -1)
+        indices = sum((values == value).to(torch.uint8) * n for n, value in enumerate(segment_values().values()))
+        draw_strip(indices, columns, out / f"{name}.png")
 
 
 @lru_cache(maxsize=1)

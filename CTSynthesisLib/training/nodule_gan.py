@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ..modelstore import ModelCard, save_model
 from ..networks.nodule_unet import NoduleCritic, NoduleUNet, NoduleUNetConfig
 from ..synthesis.nodule_voi import painted
+from .kept import Kept, copied, follow, weights_of
 from .loop import load_weights, run
 from .nodule_data import NoduleSampler, NoduleSampling, load_lungs
 
@@ -38,14 +39,16 @@ class NoduleRecipe:
     seed: int = 0
 
 
-class NoduleGAN:
+class NoduleGAN(Kept):
     """Network, critic and their optimizers; ``step`` is one update of each. Knows no loop."""
+
+    KEPT = ("network", "averaged", "critic", "optimizer_g", "optimizer_d", "iteration")
 
     def __init__(self, recipe: NoduleRecipe, device: str = "cpu"):
         self.recipe, self.device, self.iteration = recipe, device, 0
         self.network = NoduleUNet(recipe.network).to(device, memory_format=torch.channels_last_3d)
         self.critic = NoduleCritic(recipe.critic).to(device, memory_format=torch.channels_last_3d)
-        self.averaged = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.averaged = copied(self.network)
         self.optimizer_g = torch.optim.Adam(self.network.parameters(), recipe.rate, (0.5, 0.99))
         self.optimizer_d = torch.optim.Adam(self.critic.parameters(), recipe.critic_rate, (0.5, 0.99))
 
@@ -62,9 +65,7 @@ class NoduleGAN:
         if judged:
             self.backward_critic(x, target, fake.detach(), losses)
         self.backward_network(x, target, plain, fake, losses, judged)
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                self.averaged[name].lerp_(parameter, 1 - min(self.recipe.average, (1 + self.iteration) / (10 + self.iteration)))
+        follow(self.averaged, self.network, self.recipe.average, self.iteration)
         self.iteration += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -110,22 +111,6 @@ class NoduleGAN:
     def _patches(self, x):
         """Which of the critic's decisions count (B, d, h, w): those on what was painted."""
         return (F.max_pool3d(x[:, 1:2], 8)[:, 0] > 0.3).float().clamp(min=1e-6)
-
-    def state(self):
-        weights = {f"network.{n}": p for n, p in self.network.state_dict().items()} | {f"averaged.{n}": p for n, p in self.averaged.items()}
-        weights |= {f"critic.{n}": p for n, p in self.critic.state_dict().items()}
-        return weights, {"g": self.optimizer_g.state_dict(), "d": self.optimizer_d.state_dict(), "iteration": self.iteration}
-
-    def load_state(self, weights, rest):
-        def part(prefix):
-            return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-
-        self.network.load_state_dict(part("network."))
-        self.critic.load_state_dict(part("critic."))
-        self.averaged = {name: tensor.to(self.device) for name, tensor in part("averaged.").items()}
-        self.optimizer_g.load_state_dict(rest["g"])
-        self.optimizer_d.load_state_dict(rest["d"])
-        self.iteration = rest["iteration"]
 
 
 def spread_error(image, target, where) -> torch.Tensor:
@@ -176,6 +161,6 @@ def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterati
 
 def export(out, folder, *, recipe: NoduleRecipe, **card) -> ModelCard:
     """Write the averaged network of the latest checkpoint in ``out`` as a model file with its card into ``folder``."""
-    weights = {n.removeprefix("averaged."): w for n, w in load_weights(out).items() if n.startswith("averaged.")}
+    weights = weights_of(load_weights(out), "averaged")
     name = "nodule_eraser" if recipe.erase else "nodule_injector"
     return save_model(folder, weights, name=name, kind=name, network=asdict(recipe.network), hu_map={}, **card)

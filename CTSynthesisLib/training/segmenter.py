@@ -20,6 +20,7 @@ from ..modelstore import ModelCard, save_model
 from ..networks.segmenter import WORKING_SPACING, Segmenter, SegmenterConfig, windows
 from ..regions import segment_regions
 from ..volume import AIR_HU, Volume, reorder, resample
+from .kept import Kept, weights_of
 from .loop import load_weights, run
 
 PROJECTION_STEP = 40.0  # mm between the slices that the features' projection is fitted on
@@ -89,7 +90,7 @@ def export(out, folder, *, data, leave_out: tuple[str, ...] = (), recipe: Segmen
     With it goes the projection of :mod:`CTSynthesisLib.evaluation.distribution`, fitted on the cases under ``data``.
     """
     recipe = recipe or SegmenterRecipe()
-    weights = load_weights(out)
+    weights = weights_of(load_weights(out), "network")
     network = Segmenter(recipe.network)
     network.load_state_dict(weights)
     network.eval().requires_grad_(False)
@@ -207,8 +208,10 @@ def changed(hu, a: Augmentation, rng):
     return hu + noise * float(rng.uniform(0, a.noise) * rng.random())
 
 
-class _Training:
+class _Training(Kept):
     """Cross-entropy plus soft Dice; AdamW on a cosine."""
+
+    KEPT = ("network", "optimizer", "done")
 
     def __init__(self, recipe: SegmenterRecipe, device: str, iterations: int):
         self.network = Segmenter(recipe.network).to(device, memory_format=torch.channels_last_3d).train()
@@ -230,14 +233,6 @@ class _Training:
         self.optimizer.step()
         self.done += 1
         return {"cross_entropy": entropy.item(), "dice": dice.item()}
-
-    def state(self):
-        return dict(self.network.state_dict()), {"optimizer": self.optimizer.state_dict(), "done": self.done}
-
-    def load_state(self, weights, rest):
-        self.network.load_state_dict(weights)
-        self.optimizer.load_state_dict(rest["optimizer"])
-        self.done = rest["done"]
 
 
 def _rarity(labels, classes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -11,6 +10,7 @@ from ..networks.slab_critic import SlabCritic, SlabCriticConfig
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
 from ..synthesis.condition import BODY
 from ..synthesis.noise import SEEN, add_grain
+from .kept import Kept, copied, follow
 from .losses import adversarial_loss, critic_loss
 from .slab_losses import blurred_error, feature_error, spread_error
 
@@ -32,15 +32,17 @@ class SlabGANConfig:
     average: float = 0.995  # of the generator's weights that ship
 
 
-class SlabGAN:
+class SlabGAN(Kept):
     """Generator, critic and their optimizers; ``step`` is one update of each. Knows no loop."""
+
+    KEPT = ("generator", "critic", "averaged", "optimizer_g", "optimizer_d", "iteration")
 
     def __init__(self, config: SlabGANConfig | None = None, device: str = "cpu"):
         self.config = config = config or SlabGANConfig()
         self.device = device
         self.generator = SlabUNet(config.generator).to(device, memory_format=torch.channels_last)
         self.critic = SlabCritic(config.critic).to(device, memory_format=torch.channels_last)
-        self.averaged = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
+        self.averaged = copied(self.generator)
         tone = list(self.generator.tone.parameters())  # few, and all of the grain depends on them
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("tone.")]
         groups = [{"params": others}, {"params": tone, "lr": 5 * config.generator_rate}]
@@ -56,9 +58,7 @@ class SlabGAN:
             if self.iteration >= self.config.alone:
                 self.backward_critic(batch, losses)
             self.backward_generator(batch, losses)
-        with torch.no_grad():
-            for name, parameter in self.generator.named_parameters():
-                self.averaged[name].lerp_(parameter, 1 - min(self.config.average, (1 + self.iteration) / (10 + self.iteration)))
+        follow(self.averaged, self.generator, self.config.average, self.iteration)
         self.iteration += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -107,26 +107,5 @@ class SlabGAN:
         losses["features"] = sum(feature_error(f[1], r[1]) for f, r in zip(fake, real, strict=True)) / len(fake)
         return self.config.adversarial * losses["adversarial"] + self.config.features * losses["features"]
 
-    def state(self):
-        weights = dict(_named("generator", self.generator)) | dict(_named("critic", self.critic))
-        weights |= {f"averaged.{name}": tensor for name, tensor in self.averaged.items()}
-        return weights, {"g": self.optimizer_g.state_dict(), "d": self.optimizer_d.state_dict(), "iteration": self.iteration}
-
-    def load_state(self, weights, rest):
-        self.generator.load_state_dict(_part("generator", weights))
-        self.critic.load_state_dict(_part("critic", weights))
-        self.averaged = {name: tensor.to(self.device) for name, tensor in _part("averaged", weights).items()}
-        self.optimizer_g.load_state_dict(rest["g"])
-        self.optimizer_d.load_state_dict(rest["d"])
-        self.iteration = rest["iteration"]
-
     def describe(self) -> dict:
         return asdict(self.config)
-
-
-def _named(prefix: str, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((f"{prefix}.{name}", tensor) for name, tensor in module.state_dict().items())
-
-
-def _part(prefix: str, weights) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix + "."): tensor for name, tensor in weights.items() if name.startswith(prefix + ".")}

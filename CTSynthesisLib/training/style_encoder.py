@@ -19,6 +19,7 @@ from ..modelstore import ModelCard, save_model
 from ..networks.vgg import STYLE_LAYERS, VGG19
 from ..synthesis.condition import AIR
 from ..synthesis.style_features import ct_windows
+from .kept import Kept, weights_of
 from .loop import load_weights, run
 from .slab_data import Case, load_cases
 
@@ -78,8 +79,10 @@ class CaseSlices:
         return hu, tissue.long(), torch.tensor(number)
 
 
-class StyleEncoderModel:
+class StyleEncoderModel(Kept):
     """Cross-entropy of the tissues plus, weighed, that of the scan; Adam on a cosine."""
+
+    KEPT = ("all", "optimizer", "done")
 
     def __init__(self, recipe: StyleEncoderRecipe, scans: int, iterations: int, device: str = "cpu"):
         torch.manual_seed(recipe.seed)
@@ -116,14 +119,6 @@ class StyleEncoderModel:
         right = (scores.argmax(1) == tissue).float().mean()
         return {"tissue": entropy.item(), "tissue_right": right.item(), "scan": texture.item(),
                 "scan_right": (which.argmax(1) == scan).float().mean().item()}  # fmt: skip
-
-    def state(self):
-        return dict(self.all.state_dict()), {"optimizer": self.optimizer.state_dict(), "done": self.done}
-
-    def load_state(self, weights, rest):
-        self.all.load_state_dict(weights)
-        self.optimizer.load_state_dict(rest["optimizer"])
-        self.done = rest["done"]
 
 
 def with_batch_norm(vgg: VGG19) -> VGG19:
@@ -188,7 +183,7 @@ def train(data, out, *, recipe: StyleEncoderRecipe | None = None, iterations=Non
 def export(out, folder, cases: list[Case], recipe: StyleEncoderRecipe, **card) -> ModelCard:
     """Write the latest checkpoint in ``out`` into ``folder`` as a model file: batch norm folded in, activations normalised."""
     trained = with_batch_norm(VGG19(recipe.width))
-    trained.load_state_dict({name.removeprefix("vgg."): w for name, w in load_weights(out).items() if name.startswith("vgg.")})
+    trained.load_state_dict(weights_of(load_weights(out), "all.vgg"))
     batches = CaseSlices(cases, recipe)
     crops = torch.cat([batches(n)[0] for n in range(-(-NORM_EVERY // recipe.batch))])
     encoder = normalised(folded(trained.eval()), crops)
