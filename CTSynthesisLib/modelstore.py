@@ -51,6 +51,11 @@ class ModelCard:
     path: str = field(default="", compare=False)  # of the weights; not part of the file
 
     @property
+    def settings(self) -> dict:
+        """``network`` as its configuration class takes it: with tuples, which JSON does not know."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in self.network.items()}
+
+    @property
     def imported(self) -> bool:
         return Path(self.path).parent == IMPORTED
 

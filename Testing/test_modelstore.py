@@ -96,3 +96,8 @@ def test_a_damaged_model_is_not_imported(a_card, tmp_path, monkeypatch):
     with pytest.raises(UnusableInput, match="checksum"):
         import_model(a_card.path)
     assert not (tmp_path / "mine").exists()
+
+
+def test_weights_of_another_network_are_refused(a_card):
+    with pytest.raises(UnusableInput, match="do not fit the network"):
+        modelstore.load_into(torch.nn.Linear(2, 2), a_card)

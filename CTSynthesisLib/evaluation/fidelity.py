@@ -80,7 +80,7 @@ def load_segmenter(model: str = "segmenter") -> Segmenter:
     card = load_card(model)
     if card.kind != "segmenter":
         raise UnusableInput(f"The model '{card.name}' is no re-segmenter; choose 'segmenter'.")
-    network = Segmenter(SegmenterConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()}))
+    network = Segmenter(SegmenterConfig(**card.settings))
     network.load_state_dict({name: tensor for name, tensor in load_weights(card).items() if not name.startswith("features.")})
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)
 

@@ -232,7 +232,7 @@ def borders_of(card, geometry) -> dict[int, list[int]]:
 
     if card.kind != "slab_gan":
         raise UnusableInput(f"The engine '{card.kind}' sees whole slices and has no blocks.")
-    stride = SlabUNetConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()}).stride
+    stride = SlabUNetConfig(**card.settings).stride
     field = card.receptive_field
     found = list(blocks(geometry.shape, geometry.lattice_origin(), stride=stride, margin=(field["slices"], field["pixels"])))
     return {axis: sorted({b.inner[axis][0] for b in found} - {0}) for axis in range(3)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.anatomy_generator import AnatomyGenerator, AnatomyGeneratorConfig, Stature
 from ..networks.recurrent_latent import RecurrentLatentConfig
 from ..volume import Geometry, LabelMap, Segment
@@ -127,10 +127,9 @@ _warm: dict[str, AnatomyGenerator] = {}
 def load_generator(card: ModelCard) -> AnatomyGenerator:
     """The generator of a card of kind ``anatomy``, kept for the next call."""
     if card.sha256 not in _warm:
-        numbers = {name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()}
-        numbers |= {"latent": RecurrentLatentConfig(**numbers["latent"]), "stature": Stature(**numbers["stature"])}
-        network = AnatomyGenerator(AnatomyGeneratorConfig(**numbers))
-        network.load_state_dict(load_weights(card))
+        parts = {"latent": RecurrentLatentConfig(**card.network["latent"]), "stature": Stature(**card.network["stature"])}
+        network = AnatomyGenerator(AnatomyGeneratorConfig(**card.settings | parts))
+        load_into(network, card)
         _warm.clear()
         _warm[card.sha256] = network.eval().requires_grad_(False)
     return _warm[card.sha256]

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.completion_unet import CompletionUNet, CompletionUNetConfig
 from ..volume import Geometry
 from .condition import AIR, BLOOD, BODY, BONE, CLASSES, FAT, GAS, LUNG, SOFT
@@ -203,8 +203,8 @@ _warm: dict[str, CompletionUNet] = {}
 
 def _network(card: ModelCard) -> CompletionUNet:
     if card.sha256 not in _warm:
-        network = CompletionUNet(CompletionUNetConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()}))
-        network.load_state_dict(load_weights(card))
+        network = CompletionUNet(CompletionUNetConfig(**card.settings))
+        load_into(network, card)
         _warm.clear()
         _warm[card.sha256] = network.eval().requires_grad_(False)
     return _warm[card.sha256]

@@ -10,7 +10,7 @@ import torch
 
 from ..anatomy import Tissue
 from ..errors import SynthesisFailed
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
 from ..volume import AIR_HU
 from . import grain
@@ -113,10 +113,8 @@ def load(card: ModelCard, device: str = "auto") -> MaskCGAN:
     dtype = compute_dtype(device)
     key = (card.path, card.sha256, device, dtype)
     if key not in _warm:
-        weights = load_weights(card)
-        config = SlabUNetConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in card.network.items()})
-        network = SlabUNet(config)
-        network.load_state_dict(weights)
+        network = SlabUNet(SlabUNetConfig(**card.settings))
+        load_into(network, card)
         network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         _warm.clear()  # one model at a time: memory is the user's
         _warm[key] = MaskCGAN(card, network, HUMap(**card.hu_map), device, dtype)

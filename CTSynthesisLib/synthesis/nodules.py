@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UnusableInput
-from ..modelstore import ModelCard, load_card, load_weights
+from ..modelstore import ModelCard, load_card, load_into
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder
 from . import nodule_voi as voi_
 from .nodule_places import check_place
@@ -284,9 +284,8 @@ class Model:
         from .mask_cgan import compute_dtype
 
         self.card, self.device, self.dtype = card, device, compute_dtype(device)
-        config = {name: tuple(value) if isinstance(value, list) else value for name, value in card.network.items()}
-        self.network = NoduleUNet(NoduleUNetConfig(**config))
-        self.network.load_state_dict(load_weights(card))
+        self.network = NoduleUNet(NoduleUNetConfig(**card.settings))
+        load_into(self.network, card)
         self.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
 
     def __call__(self, x):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import UnusableInput
-from ..modelstore import load_card, load_weights
+from ..modelstore import load_card, load_into
 from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS, VGG19
 
 ENCODER = "style_encoder"
@@ -65,7 +65,7 @@ def load_features(imagenet: str | Path | None = None) -> StyleFeatures:
         return StyleFeatures(_frozen(_imagenet(Path(imagenet))), "imagenet")
     card = load_card(ENCODER)
     network = VGG19(card.network["width"])
-    network.load_state_dict(load_weights(card))
+    load_into(network, card)
     return StyleFeatures(_frozen(network), card.name)
 
 
