@@ -1,7 +1,5 @@
 """The panel's Nodule section on the test host: a real run in its own process, what it adds to the scene, cancel and refusals."""
 
-import time
-
 import numpy as np
 import pytest
 import slicer
@@ -9,6 +7,7 @@ import slicer.util
 
 from CTSynthesisLib.scene import volume_node_from
 from Testing.nodule_chest import chest, in_the_lung
+from Testing.panel_state import events_until
 
 
 @pytest.fixture
@@ -19,14 +18,6 @@ def a_ct(a_scene):
     points = a_scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Places")
     points.AddControlPoint(*(volume.geometry.ijk_to_ras @ [*in_the_lung(labels)[::-1], 1])[:3])
     return node, points
-
-
-def until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the panel did not get there in time"
-        slicer.app.processEvents()
-        time.sleep(0.01)
 
 
 def names(kind):
@@ -48,7 +39,7 @@ def test_a_nodule_is_put_in_as_a_new_volume_and_a_segment(the_panel, a_ct):
     ui.noduleDiameterSpinBox.value = 12
     ui.noduleInjectButton.click()
     assert ui.noduleInjectButton.text == "Cancel" and ui.noduleProgressBar.visible and not ui.noduleEraseButton.enabled
-    until(lambda: not the_panel.panel.nodule.busy)
+    events_until(lambda: not the_panel.panel.nodule.busy)
     assert "as segments in" in ui.noduleStatusLabel.text and ui.noduleInjectButton.text == "Put in"
     made = slicer.util.getNode("Chest with nodules")
     changed = slicer.util.arrayFromVolume(made) != before
@@ -58,7 +49,7 @@ def test_a_nodule_is_put_in_as_a_new_volume_and_a_segment(the_panel, a_ct):
 
     ui.noduleVolumeSelector.setCurrentNode(made)
     ui.noduleEraseButton.click()
-    until(lambda: not the_panel.panel.nodule.busy)
+    events_until(lambda: not the_panel.panel.nodule.busy)
     cleared = slicer.util.arrayFromVolume(slicer.util.getNode("Chest with nodules without nodules"))
     assert np.median(cleared[changed]) < -780
 
@@ -69,7 +60,7 @@ def test_what_is_refused_is_said_and_a_cancelled_run_adds_nothing(the_panel, a_c
     ui.nodulePlaceSelector.setCurrentNode(points)
     points.SetNthControlPointPosition(0, 0, 0, 5000)
     ui.noduleInjectButton.click()
-    until(lambda: not the_panel.panel.nodule.busy)
+    events_until(lambda: not the_panel.panel.nodule.busy)
     assert "outside the volume" in ui.noduleStatusLabel.text
     points.RemoveAllControlPoints()
     ui.noduleInjectButton.click()
@@ -77,7 +68,7 @@ def test_what_is_refused_is_said_and_a_cancelled_run_adds_nothing(the_panel, a_c
     ui.noduleRandomSpinBox.value = 2
     ui.noduleInjectButton.click()
     ui.noduleInjectButton.click()
-    until(lambda: not the_panel.panel.nodule.busy)
+    events_until(lambda: not the_panel.panel.nodule.busy)
     assert "cancelled" in ui.noduleStatusLabel.text and names("vtkMRMLScalarVolumeNode") == ["Chest"]
 
 

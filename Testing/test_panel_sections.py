@@ -12,9 +12,9 @@ from CTSynthesisLib import modelstore, scene, views
 from CTSynthesisLib.session import Session
 from CTSynthesisLib.worker import Similarity, Worker
 from CTSynthesisLib.worker.transport import PipeTransport
+from Testing.panel_state import events_until, nodes, row_of, volumes
 from Testing.synthesis.models import save_random_model
 from Testing.test_live import paint
-from Testing.test_panel import events_until, nodes, row_of, volumes
 
 
 @pytest.fixture(scope="module")

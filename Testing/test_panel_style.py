@@ -1,7 +1,5 @@
 """The panel's Style section on the test host: what it asks for, a real run in its own process, cancel and refusals."""
 
-import time
-
 import numpy as np
 import pytest
 import slicer
@@ -9,6 +7,7 @@ import slicer.util
 
 from CTSynthesisLib.scene import labelmap_to_segmentation, volume_node_from
 from CTSynthesisLib.volume import Volume
+from Testing.panel_state import events_until, volumes
 from Testing.phantom import hounsfield, thorax
 
 LOOK = {"body": 20, "lung_left": -780, "lung_right": -780, "heart": 180, "aorta": 220, "vertebrae": 350}
@@ -24,18 +23,6 @@ def two_scans(a_scene):
         nodes[name].SetName(name)
         nodes[name + " segments"] = labelmap_to_segmentation(labelmap, name + " segments")
     return nodes
-
-
-def until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the panel did not get there in time"
-        slicer.app.processEvents()
-        time.sleep(0.01)
-
-
-def volumes():
-    return slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
 
 
 def choose(panel, two_scans):
@@ -64,7 +51,7 @@ def test_a_ct_is_restyled_into_a_new_volume(the_panel, two_scans):
     before = slicer.util.arrayFromVolume(two_scans["Content"]).copy()
     ui.styleButton.click()
     assert ui.styleButton.text == "Cancel" and ui.styleProgressBar.visible
-    until(lambda: not the_panel.panel.style.busy)
+    events_until(lambda: not the_panel.panel.style.busy)
     assert "made." in ui.styleStatusLabel.text and ui.styleButton.text == "Apply style"
     (made,) = (node for node in volumes() if node.GetName() not in ("Style", "Content"))
     labels = thorax((5, 56, 64), (4.0, 4.0, 6.0)).array
@@ -77,7 +64,7 @@ def test_what_is_refused_is_said_and_adds_nothing(the_panel, two_scans):
     choose(the_panel, two_scans)
     the_panel.ui.styleStructuresEdit.text = "spleen"
     the_panel.ui.styleButton.click()
-    until(lambda: not the_panel.panel.style.busy)
+    events_until(lambda: not the_panel.panel.style.busy)
     assert "no structure 'spleen'" in the_panel.ui.styleStatusLabel.text and len(volumes()) == 2
 
 
@@ -85,6 +72,6 @@ def test_cancel_leaves_the_scene_as_it_was(the_panel, two_scans):
     choose(the_panel, two_scans)
     the_panel.ui.styleButton.click()
     the_panel.ui.styleButton.click()
-    until(lambda: not the_panel.panel.style.busy)
+    events_until(lambda: not the_panel.panel.style.busy)
     assert "cancelled" in the_panel.ui.styleStatusLabel.text and len(volumes()) == 2
     assert the_panel.ui.styleButton.enabled and not the_panel.ui.styleProgressBar.visible

@@ -6,8 +6,8 @@ import slicer
 import slicer.util
 
 from CTSynthesisLib.worker import volume_job
+from Testing.panel_state import events_until, volumes
 from Testing.synthesis.models import save_random_anatomy, save_random_model
-from Testing.test_panel_style import until, volumes
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_chest_and_its_segmentation_come_into_the_scene(a_small_volume):
     ui = a_small_volume.ui
     ui.volumeButton.click()
     assert ui.volumeButton.text == "Cancel" and ui.volumeProgressBar.visible
-    until(lambda: not a_small_volume.panel.volume.busy)
+    events_until(lambda: not a_small_volume.panel.volume.busy)
     assert "made, with its segmentation" in ui.volumeStatusLabel.text and ui.volumeButton.text == "Make a volume"
     (made,) = volumes()
     (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
@@ -39,5 +39,5 @@ def test_a_chest_and_its_segmentation_come_into_the_scene(a_small_volume):
 def test_cancel_leaves_the_scene_as_it_was(a_small_volume):
     a_small_volume.ui.volumeButton.click()
     a_small_volume.ui.volumeButton.click()
-    until(lambda: not a_small_volume.panel.volume.busy)
+    events_until(lambda: not a_small_volume.panel.volume.busy)
     assert "cancelled" in a_small_volume.ui.volumeStatusLabel.text and volumes() == []
