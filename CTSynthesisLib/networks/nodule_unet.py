@@ -72,17 +72,24 @@ class NoduleUNet(nn.Module):
 
 
 class NoduleCritic(nn.Module):
-    """Judges patches: ``forward(image, condition)``, both (B, D, H, W), gives decisions (B, D/8, H/8, W/8)."""
+    """Judges patches: ``forward(image, condition, where)``, each (B, D, H, W), gives decisions (B, D/8, H/8, W/8).
+
+    It sees the image, its fine structure amplified (lung's texture spans a tenth of a network unit), the condition, and where was painted,
+    so that it can compare what lies there with the scan around it.
+    """
+
+    SHARPENED = 6.0
 
     def __init__(self, width: tuple[int, ...] = (16, 32, 64)):
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Conv3d(before, after, 4, stride=2, padding=1) for before, after in zip((2, *width[:-1]), width, strict=True)
+            nn.Conv3d(before, after, 4, stride=2, padding=1) for before, after in zip((4, *width[:-1]), width, strict=True)
         )
         self.decision = nn.Conv3d(width[-1], 1, 3, padding=1)
 
-    def forward(self, image, condition):
-        x = torch.stack([image, condition], dim=1)
+    def forward(self, image, condition, where):
+        fine = self.SHARPENED * (image - F.avg_pool3d(image[:, None], 5, 1, 2, count_include_pad=False)[:, 0])
+        x = torch.stack([image, fine, condition, where], dim=1)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
         return self.decision(x)[:, 0]

@@ -20,6 +20,7 @@ from ..errors import UnusableInput
 from ..modelstore import ModelCard, load_card, save_model
 from ..modelstore import load_weights as load_weights_of
 from ..networks.squeezenet3d import SMALLEST, SqueezeNet3D, SqueezeNet3DConfig
+from ..synthesis.nodule_shape import SOLID_HU
 from .loop import load_weights, run
 from .nodule_hands import default_hands
 from .nodule_samples import HU_RANGE, MADE, Sampling, cut, load_chests, plan
@@ -38,6 +39,8 @@ class NoduleClassifierRecipe:
     batch: int = 16
     rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
+    density: tuple[float, float] = (1.0, 1.0)  # air's contrast to soft tissue is multiplied by a number between these; the paper's: none
+    noise: float = 0.0  # HU, added with a spread of up to so much; the paper's: none
     seed: int = 0
     iterations: int = 400
 
@@ -48,9 +51,9 @@ class Samples:
     ``voxels`` is int16 HU (N, D, H, W) and may lie on disk; half of each batch has label 1, half 0. What has another label is passed over.
     """
 
-    def __init__(self, voxels: np.ndarray, labels, *, batch: int, seed: int):
+    def __init__(self, voxels: np.ndarray, labels, recipe: NoduleClassifierRecipe):
         labels = np.asarray(labels)
-        self.voxels, self.batch, self.seed = voxels, batch, seed
+        self.voxels, self.batch, self.seed, self.recipe = voxels, recipe.batch, recipe.seed, recipe
         self.of_label = [np.flatnonzero(labels == label) for label in (0, 1)]
         if not all(map(len, self.of_label)):
             raise UnusableInput("A classifier needs samples with and without nodules; give more scans, or ask for more samples.")
@@ -59,12 +62,20 @@ class Samples:
         rng = np.random.default_rng((self.seed, n))
         labels = np.arange(self.batch) % 2
         rows = [self.of_label[label][rng.integers(len(self.of_label[label]))] for label in labels]
-        volumes = to_unit(np.stack([self.voxels[row] for row in rows]))
+        volumes = to_unit(np.stack([self._varied(self.voxels[row], rng) for row in rows]))
         for one in volumes:
             for axis in range(3):
                 if rng.random() < 0.5:
                     one.copy_(one.flip(axis + 1))
         return volumes, torch.from_numpy(labels.astype(np.float32))
+
+    def _varied(self, hu, rng):
+        """As lungs of other persons and scanners would look: denser or thinner about soft tissue, and noisier."""
+        if self.recipe.density != (1.0, 1.0):
+            hu = SOLID_HU + rng.uniform(*self.recipe.density) * (hu - SOLID_HU)
+        if self.recipe.noise:
+            hu = hu + rng.uniform(0, self.recipe.noise) * rng.standard_normal(hu.shape)
+        return hu
 
 
 def to_unit(hu: np.ndarray) -> torch.Tensor:
@@ -133,7 +144,7 @@ def fit(voxels, labels, out: Path, recipe: NoduleClassifierRecipe, *, iterations
         if on_log:
             on_log(iteration, figures)
 
-    batches = Samples(voxels, labels, batch=recipe.batch, seed=recipe.seed)
+    batches = Samples(voxels, labels, recipe)
     done = run(model, batches, out, iterations=iterations, minutes=minutes, resume=resume, log_every=20, checkpoint_every=500,
                on_log=logged)  # fmt: skip
     return _network(recipe, trained_weights(out), device), done

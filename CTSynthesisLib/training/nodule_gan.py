@@ -72,13 +72,14 @@ class NoduleGAN(Kept):
     def backward_critic(self, x, target, fake, losses):
         self.critic.requires_grad_(True)
         self.optimizer_d.zero_grad(set_to_none=True)
+        given = x[:, 2], x[:, 1]
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            on_real, on_fake = self.critic(target, x[:, 2]).float(), self.critic(fake, x[:, 2]).float()
+            on_real, on_fake = self.critic(target, *given).float(), self.critic(fake, *given).float()
         patches = self._patches(x)
         loss = (patches * ((1 - on_real).square() + on_fake.square())).sum() / patches.sum()
         if self.iteration % self.recipe.penalty_every == 0:
             real = target.clone().requires_grad_(True)
-            (slope,) = torch.autograd.grad(self.critic(real, x[:, 2]).mul(patches).sum(), real, create_graph=True)
+            (slope,) = torch.autograd.grad(self.critic(real, *given).mul(patches).sum(), real, create_graph=True)
             penalty = slope.square().sum((1, 2, 3)).mean() / patches.sum().clamp(min=1)
             loss = loss + 0.5 * self.recipe.penalty * self.recipe.penalty_every * penalty
         loss.backward()
@@ -98,7 +99,7 @@ class NoduleGAN(Kept):
         if judged:
             self.critic.requires_grad_(False)
             with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                on_fake = self.critic(fake, x[:, 2]).float()
+                on_fake = self.critic(fake, x[:, 2], x[:, 1]).float()
             patches = self._patches(x)
             losses["adversarial"] = (patches * (1 - on_fake).square()).sum() / patches.sum()
             loss = loss + self.recipe.adversarial * losses["adversarial"]

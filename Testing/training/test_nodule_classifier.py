@@ -1,5 +1,7 @@
 """The recipe of the nodule classifier: its optimizer, its batches, and that it learns, resumes and goes on from another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,13 +31,13 @@ def test_as_published():
 
 
 def test_batches_are_balanced_and_a_function_of_their_number(bright_and_dark):
-    batches = Samples(*bright_and_dark, batch=8, seed=1)
+    batches = Samples(*bright_and_dark, replace(TINY, seed=1))
     volumes, labels = batches(5)
     assert volumes.shape == (8, 1, 16, 16, 16) and labels.sum() == 4
     assert torch.equal(volumes.amax((1, 2, 3, 4)) > 0.5, labels > 0)
     assert torch.equal(batches(5)[0], volumes) and not torch.equal(batches(6)[0], volumes)
     with pytest.raises(UnusableInput, match="with and without"):
-        Samples(bright_and_dark[0], np.ones(64), batch=8, seed=1)
+        Samples(bright_and_dark[0], np.ones(64), TINY)
 
 
 def test_it_learns_what_a_nodule_is_and_goes_on_from_there(bright_and_dark, tmp_path):
