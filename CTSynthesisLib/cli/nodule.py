@@ -39,6 +39,7 @@ def add_arguments(parser):
     parser.add_argument("--type", default="solid", metavar="TYPE", help="|".join(KINDS) + " (default: solid)")
     parser.add_argument("--edge", default="smooth", metavar="EDGE", help="|".join(EDGES) + " (default: smooth)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses shape, places and grain (default: 0)")
+    parser.add_argument("--model", metavar="NAME|FILE", help="another injector or eraser (default: the one that ships)")
     parser.add_argument("--anywhere", action="store_true", help="also outside the lungs, and in a CT without any")
     parser.add_argument("--segmentation", metavar="SEG", help="where the nodules' segments go (default: beside OUT, .nodules.seg.nrrd)")
     parser.add_argument("--preview", metavar="FILE.png", help="also write a picture: each nodule before and after in three planes")
@@ -68,9 +69,11 @@ def run(args):
             progress(0.4 + 0.5 * fraction, stage)
 
         if args.what == "inject":
-            made = engine.inject(volume, _placed(args, volume, labels), labels, seed=args.seed, progress=working)
+            placed = _placed(args, volume, labels)
+            made = engine.inject(volume, placed, labels, seed=args.seed, injector=args.model or engine.INJECTOR, progress=working)
         else:
-            made = engine.erase(volume, _masks(args, volume, labels), labels, seed=args.seed, progress=working)
+            masks = _masks(args, volume, labels)
+            made = engine.erase(volume, masks, labels, seed=args.seed, eraser=args.model or engine.ERASER, progress=working)
         progress(0.92, "writing")
         write_volume(made.volume, path)
         if segments:

@@ -9,6 +9,7 @@ PRESET is one of
   anatomy            the model that draws whole chests for `volume`
   nodule-injector    the network that puts lung nodules in
   nodule-eraser      the one that takes them out; it learns on what the injector has put in
+  jin2018            paper 004's nodule injector as Jin et al. have it: it sees the volume with its centre masked out, nothing else
   nodule-classifier  paper 004's 3D-SqueezeNet: does this lung hold a nodule?
   habijan2022        paper 000, exactly as published
   krishna2019        paper 001, exactly as published: one model for the style of one CT
@@ -28,7 +29,7 @@ from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
 
 PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-injector", "nodule-eraser", "nodule-classifier",
-           "habijan2022", "krishna2019", "ctsgan2021", "gan3d")  # fmt: skip
+           "jin2018", "habijan2022", "krishna2019", "ctsgan2021", "gan3d")  # fmt: skip
 CONTINUED = ("default", "nodule-classifier")  # may begin with another model's weights
 OF_KRISHNA = ("style", "style_segmentation", "vgg", "slices_per_case", "style_weight", "content_weight", "variation_weight")
 NODULES = ("nodule-injector", "nodule-eraser")

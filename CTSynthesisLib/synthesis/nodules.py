@@ -18,10 +18,12 @@ from .. import __version__
 from ..errors import UnusableInput
 from ..modelstore import ModelCard, load_card, load_into
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder
+from . import nodule_masked
 from . import nodule_voi as voi_
 from .nodule_places import check_place
 from .nodule_shape import Nodule
 
+INJECTOR, ERASER = "nodule_injector", "nodule_eraser"  # those that ship
 NODULE_CODE = ("SCT", "27925004", "Nodule")
 NAMES = {"solid": "nodule", "part-solid": "part-solid nodule", "ground-glass": "ground-glass nodule"}
 COLORS = {"solid": (0.95, 0.55, 0.15), "part-solid": (0.95, 0.75, 0.25), "ground-glass": (0.75, 0.85, 0.35)}
@@ -47,7 +49,7 @@ class Made:
 
 
 def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]]], labels: np.ndarray | None, *, seed: int = 0,
-           injector: str = "nodule_injector", progress: Callable[[float, str], None] | None = None) -> Made:  # fmt: skip
+           injector: str = INJECTOR, progress: Callable[[float, str], None] | None = None) -> Made:  # fmt: skip
     """``volume`` with nodules.
 
     Parameters
@@ -64,7 +66,7 @@ def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]
     UnusableInput
         If a nodule's place lies outside the volume or, given ``labels``, outside the lungs, or the volume is too small for it.
     """
-    model = load(injector)
+    model = load(injector, INJECTOR, nodule_masked.KIND)
     scan = _Scan(volume, labels)
     mask, segments, notes, seconds, facts = np.zeros(volume.array.shape, np.uint8), [], [], [], []
     _check(volume, placed, labels)
@@ -74,7 +76,10 @@ def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]
         started = time.perf_counter()
         centre = scan.turned(at)
         notes += _warnings(nodule, volume.geometry)
-        occupied, sentences = _put_in(scan, model, nodule, centre, seed + 7919 * number)
+        if model.card.kind == nodule_masked.KIND:
+            occupied, sentences = _put_in_unseen(scan, model, centre)
+        else:
+            occupied, sentences = _put_in(scan, model, nodule, centre, seed + 7919 * number)
         notes += sentences
         scan.write_labels(mask, occupied, number)
         segments.append(Segment(number, f"{NAMES[nodule.kind]} {number}", NODULE_CODE, color=COLORS[nodule.kind]))
@@ -83,7 +88,7 @@ def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]
     return _made(volume, scan, mask, segments, notes, seconds, model.card, "injected", facts, seed)
 
 
-def erase(volume: Volume, masks: list[np.ndarray], labels: np.ndarray | None, *, seed: int = 0, eraser: str = "nodule_eraser",
+def erase(volume: Volume, masks: list[np.ndarray], labels: np.ndarray | None, *, seed: int = 0, eraser: str = ERASER,
           progress: Callable[[float, str], None] | None = None) -> Made:  # fmt: skip
     """``volume`` with healthy lung in place of each of the ``masks`` (bool, k, j, i); see :func:`inject`.
 
@@ -92,7 +97,7 @@ def erase(volume: Volume, masks: list[np.ndarray], labels: np.ndarray | None, *,
     UnusableInput
         If a mask is empty or wider than 60 mm.
     """
-    model = load(eraser)
+    model = load(eraser, ERASER)
     scan = _Scan(volume, labels)
     marked, segments, notes, seconds, facts = np.zeros(volume.array.shape, np.uint8), [], [], [], []
     for number, mask in enumerate(masks, start=1):
@@ -150,6 +155,15 @@ def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
         painted = painted + occupancy * np.clip(shift, -MOST_SHIFTED, MOST_SHIFTED)
     scan.write(voi, painted, occupancy > 0.002)
     return (voi.start, rendered.mask), notes
+
+
+def _put_in_unseen(scan: _Scan, model: nodule_masked.MaskedInjector, centre):
+    """The same by a network that was told nothing but the place; its noise, too, is its own."""
+    voi = voi_.voi_at(scan.hu, scan.spacing, centre, nodule_masked.SIDE)
+    hu, share, mask = nodule_masked.paint(model, voi, scan.regions(voi)[0])
+    scan.write(voi, hu, share > 0.002)
+    notes = ["This injector chooses size, kind and edge itself: what was asked for was not heeded."]
+    return (voi.start, mask), notes if mask.any() else [*notes, "It drew nothing here that stands out from the lung."]
 
 
 def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
@@ -298,13 +312,21 @@ class Model:
         return correction[0].cpu().numpy(), log_gain[0].float().cpu().numpy()
 
 
-_warm: dict[str, Model] = {}
+_warm: dict[str, Model | nodule_masked.MaskedInjector] = {}
 
 
-def load(name: str) -> Model:
-    """The model of that name or file, loaded once a process."""
+def load(name: str, *kinds: str) -> Model | nodule_masked.MaskedInjector:
+    """The model of that name or file, loaded once a process.
+
+    Raises
+    ------
+    UnusableInput
+        If it is not of one of the ``kinds``.
+    """
     card = load_card(name)
+    if kinds and card.kind not in kinds:
+        raise UnusableInput(f"'{name}' is a model for something else ({card.kind}); name one of kind {' or '.join(kinds)}.")
     key = card.path + card.sha256
     if key not in _warm:
-        _warm[key] = Model(card)
+        _warm[key] = nodule_masked.MaskedInjector(card) if card.kind == nodule_masked.KIND else Model(card)
     return _warm[key]

@@ -117,7 +117,7 @@ def _nodule(sampling, rng) -> Nodule:
     return Nodule(float(np.exp(rng.uniform(low, high))), str(kind), str(edge), int(rng.integers(1 << 30)))
 
 
-def _placed(voi: Voi, labels, sampling, noise, rng):
+def place_in(voi: Voi, labels, sampling, noise, rng):
     """A parametric nodule as the scanner would show it: (rendered, share, grain, injected scan in HU); only lung makes way for it."""
     rendered = voi_.nodule_in(voi, _nodule(sampling, rng))
     inside, healthy = _inside(labels), labels == VALUE["lungs"]
@@ -135,14 +135,14 @@ def _placed(voi: Voi, labels, sampling, noise, rng):
 
 def injecting(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
     """Inputs (5, D, H, W) and target (D, H, W) for the injector."""
-    rendered, share, grain, texture, injected = _placed(voi, labels, sampling, lung.noise, rng)
+    rendered, share, grain, texture, injected = place_in(voi, labels, sampling, lung.noise, rng)
     x = voi_.injector_inputs(voi, rendered, share, labels == VALUE["lungs"], _inside(labels), grain, lung.noise, texture)
     return x, torch.from_numpy(voi_.units(voi.to_grid(injected)))
 
 
 def erasing(voi: Voi, labels, lung: Lung, sampling: NoduleSampling, rng):
     """Inputs and target for the eraser."""
-    rendered, _, grain, texture, injected = _placed(voi, labels, sampling, lung.noise, rng)
+    rendered, _, grain, texture, injected = place_in(voi, labels, sampling, lung.noise, rng)
     where = voi_.spread(rendered.occupancy > 0.1, voi.native.spacing, float(rng.uniform(2.5, 4.0))) * _inside(labels)
     healthy, target = labels == VALUE["lungs"], voi.hu
     hidden = rng.random() < sampling.spheres

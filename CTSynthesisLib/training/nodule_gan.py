@@ -27,12 +27,12 @@ class NoduleRecipe:
     network: NoduleUNetConfig = field(default_factory=NoduleUNetConfig)
     critic: tuple[int, ...] = (16, 32, 64)
     sampling: NoduleSampling = field(default_factory=NoduleSampling)
-    rate: float = 8e-4
-    critic_rate: float = 4e-4
-    adversarial: float = 0.03
-    spread: float = 0.3
+    rate: float = 5e-4
+    critic_rate: float = 1e-3
+    adversarial: float = 0.05
+    spread: float = 0.05
     alone: int = 100  # iterations without the critic
-    penalty: float = 1.0  # R1's γ
+    penalty: float = 0.05  # R1's γ; texture spans a tenth of a unit, so a critic that sees it has to be steep
     penalty_every: int = 8
     average: float = 0.99
     iterations: int = 1500
@@ -104,7 +104,7 @@ class NoduleGAN(Kept):
             losses["adversarial"] = (patches * (1 - on_fake).square()).sum() / patches.sum()
             loss = loss + self.recipe.adversarial * losses["adversarial"]
         else:
-            losses["adversarial"] = losses["critic"] = torch.zeros(())
+            losses["adversarial"] = losses["critic"] = torch.full((), 0.25)  # that of a critic that knows nothing
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer_g.step()
@@ -142,7 +142,8 @@ def _even(image):
 def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterations=None, minutes=None, resume=False, device="auto",
           leave_out: tuple[str, ...] = (), threads: int | None = None, on_log=print) -> int:  # fmt: skip
     """Train on the lungs of every case under ``data`` except those named in ``leave_out``; returns the iterations made."""
-    recipe = replace(recipe or NoduleRecipe(adversarial=0.03 if erase else 0.01), erase=erase)
+    recipe = recipe or NoduleRecipe()
+    recipe = replace(recipe, erase=erase, iterations=iterations or recipe.iterations)
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
@@ -151,7 +152,7 @@ def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterati
     lungs = load_lungs(data, Path(out) / "cases", leave_out=leave_out)
     model = NoduleGAN(recipe, device)
     sampler = NoduleSampler(lungs, recipe.sampling, erase=erase, seed=recipe.seed)
-    done = run(model, sampler, out, iterations=iterations or recipe.iterations, minutes=minutes, resume=resume, log_every=20,
+    done = run(model, sampler, out, iterations=recipe.iterations, minutes=minutes, resume=resume, log_every=20,
                checkpoint_every=100, on_log=on_log)  # fmt: skip
     name = "nodule_eraser" if erase else "nodule_injector"
     export(out, out, recipe=recipe, title="Trained on own data", version=str(done), description=f"{done} iterations, {len(lungs)} cases.",
