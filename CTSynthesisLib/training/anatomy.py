@@ -43,7 +43,8 @@ class AnatomyRecipe:
     adversarial: float = 0.003
     alone: int = 250  # iterations on fields alone
     average: float = 0.99
-    iterations: int = 900
+    followed: float = 0.05  # how fast the noise that is judged follows what the encoder tells
+    iterations: int = 1200
     seed: int = 0
 
 
@@ -77,8 +78,8 @@ class Anatomy(Kept):
         for group in self.optimizer_g.param_groups:  # falls to a twentieth by the recipe's end
             group["lr"] = r.rate * max(0.05, 1 - self.iteration / r.iterations)
         if judged := self.iteration >= r.alone:
-            noise = self.generator.latent.noise(r.drawn, batch["field"].shape[2], self.random)
-            self.fake = self._drawn_from(*noise)
+            patient, *rest = (part.to(self.device) for part in self.generator.latent.noise(r.drawn, batch["field"].shape[2], self.random))
+            self.fake = self._drawn_from(self.generator.as_told(patient), *rest)
             self.backward_critics(batch, losses)
         self.backward_generator(batch, losses, judged)
         follow(self.averaged, self.generator, r.average, self.iteration)
@@ -111,6 +112,7 @@ class Anatomy(Kept):
         self.critics.requires_grad_(False)
         self.optimizer_g.zero_grad(set_to_none=True)
         patient, slices = self.encoder(batch["field"])
+        self._follow(patient.detach())
         losses["information"] = (divergence(patient, 1).sum(1) + divergence(slices, 1).sum((1, 2))).mean()
         _, _, start = self.generator.latent.noise(len(patient), slices.shape[2], self.random)
         again = self._drawn_from(self._drawn(patient), self._drawn(slices), start)
@@ -135,6 +137,17 @@ class Anatomy(Kept):
         """A sample of the normal distributions (B, 2, …) that the encoder tells: mean and log variance."""
         mean, log_variance = told.unbind(1)
         return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=self.random).to(mean)
+
+    def _follow(self, told):
+        """Bring the distribution of the patient noise, from which the judged persons are drawn, towards that of a batch (B, 2, patient).
+
+        The critics judge what will be drawn: persons of normal noise as it is are another, duller crowd (:meth:`prior`).
+        """
+        g, share = self.generator, self.recipe.followed
+        beside = told[:, 0] - g.patient_mean
+        spread = beside.T @ beside / len(told) + torch.diag(told[:, 1].exp().mean(0))
+        g.patient_factor.copy_(torch.linalg.cholesky((1 - share) * g.patient_factor @ g.patient_factor.T + share * spread))
+        g.patient_mean.add_(share * beside.mean(0))
 
     @torch.no_grad()
     def prior(self, batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +184,7 @@ def train(
         persons, recipe.variation, slab=recipe.slab, batch=recipe.batch, drawn=recipe.drawn, alone=recipe.alone, seed=recipe.seed
     )
     model.generator.mean.copy_(batches.mean)
-    done = run(model, batches, out, iterations=last, minutes=minutes, resume=resume, log_every=10, checkpoint_every=250, on_log=on_log)
+    done = run(model, batches, out, iterations=last, minutes=minutes, resume=resume, log_every=10, checkpoint_every=100, on_log=on_log)
     return export(out, out, model.prior(batches), [person.name for person in persons], done, recipe)
 
 
