@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..modelstore import ModelCard, load_weights
+from ..modelstore import ModelCard, load_into
 from ..networks.jin_generator import JinConfig, JinGenerator
 from . import nodule_voi as voi_
 
@@ -50,8 +50,8 @@ class MaskedInjector:
 
     def __init__(self, card: ModelCard, device: str = "cpu"):
         self.card, self.device = card, device
-        self.network = JinGenerator(JinConfig(width=tuple(card.network["width"])))
-        self.network.load_state_dict(load_weights(card))
+        self.network = JinGenerator(JinConfig(**card.settings))
+        load_into(self.network, card)
         self.network.eval().requires_grad_(False).to(device)
 
     def __call__(self, voi: voi_.Voi) -> np.ndarray:

@@ -22,8 +22,9 @@ from ..networks.jin_generator import JinConfig, JinDiscriminator, JinGenerator
 from ..synthesis import nodule_voi as voi_
 from ..synthesis.nodule_masked import HU_RANGE, KIND, SIDE, hounsfield, masked, unit
 from . import ct_sgan_losses, loop
+from .kept import Kept
 from .nodule_data import Lung, NoduleSampling, load_lungs, place_in
-from .volume_strip import VolumeStrip
+from .strip import Strip, draw_planes, planes_of
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ def reconstruction_error(generated: torch.Tensor, target: torch.Tensor, near: to
     return ((1 + (weight - 1) * near.float()) * (generated - target).abs()).mean()
 
 
-class Jin2018Training:
+class Jin2018Training(Kept):
     """Generator, discriminator and one alternating update."""
+
+    KEPT = ("networks", "optimizer_G", "optimizer_D")
 
     def __init__(self, preset: Jin2018, device: str = "cpu"):
         self.preset, self.device = preset, device
@@ -82,15 +85,6 @@ class Jin2018Training:
         result = hounsfield(self.generator(masked(target.to(self.device))))[0, 0].float().cpu()
         self.generator.train()
         return result
-
-    def state(self):
-        rest = {"optimizer_G": self.optimizer_G.state_dict(), "optimizer_D": self.optimizer_D.state_dict()}
-        return dict(self.networks.state_dict()), rest
-
-    def load_state(self, weights, rest):
-        self.networks.load_state_dict(weights)
-        self.optimizer_G.load_state_dict(rest["optimizer_G"])
-        self.optimizer_D.load_state_dict(rest["optimizer_D"])
 
 
 def initialise(module: torch.nn.Module):
@@ -148,16 +142,9 @@ def train(data, out, *, leave_out: tuple[str, ...] = (), preset: Jin2018 | None 
     model, sampler = Jin2018Training(preset, device), Nodules(lungs, preset)
     last = preset.iterations if iterations is None and minutes is None else iterations
     shown = sampler(10**6)["target"][:1]
-    strip = VolumeStrip(lambda: model.drawn(shown), out / "samples", last)
-
-    def log(done, figures):
-        strip.take(done)
-        if on_log:
-            on_log(done, figures)
-
-    done = loop.run(model, sampler, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=100, on_log=log)
-    strip.take(done, last=True)
-    strip.draw(out / "strip.png")
+    strip = Strip(lambda: {"planes": planes_of(model.drawn(shown))}, out / "samples", last)
+    done = strip.run(model, sampler, out, iterations=last, minutes=minutes, resume=resume, checkpoint_every=100, on_log=on_log)
+    draw_planes(strip, out / "strip.png")
     save_model(out, model.generator.state_dict(), name=KIND, kind=KIND, title="Nodule injector of Jin et al. (2018)", version=str(done),
                description=f"{done} iterations, {len(lungs)} cases.", network=asdict(preset.network), hu_map={"range": list(HU_RANGE)},
                training_data=[lung.case.name for lung in lungs], command=f"ctsynthesis train jin2018 --data {data} --iterations {done}",
