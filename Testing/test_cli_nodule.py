@@ -9,14 +9,14 @@ from CTSynthesisLib.cli import main
 from CTSynthesisLib.files import read_segmentation, read_volume, write_segmentation, write_volume
 from CTSynthesisLib.synthesis import nodule_places
 from CTSynthesisLib.volume import LabelMap, Segment
-from Testing.nodule_chest import chest, in_the_lung
+from Testing.nodule_chest import chest_and_lungs, in_the_lung
 
 
 @pytest.fixture(scope="module")
 def a_case(tmp_path_factory):
     """A chest on disk; its lungs, and the voxel "I,J,K" of a place amid them."""
     path = tmp_path_factory.mktemp("chest") / "ct.nrrd"
-    volume, labels = chest()
+    volume, labels = chest_and_lungs()
     write_volume(volume, path)
     return path, labels, ",".join(f"{a:g}" for a in in_the_lung(labels)[::-1])
 

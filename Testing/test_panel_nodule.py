@@ -6,14 +6,14 @@ import slicer
 import slicer.util
 
 from CTSynthesisLib.scene import volume_node_from
-from Testing.nodule_chest import chest, in_the_lung
+from Testing.nodule_chest import chest_and_lungs, in_the_lung
 from Testing.panel_state import events_until
 
 
 @pytest.fixture
 def a_ct(a_scene):
     """``(volume node, a markups node with a point amid the lung)``."""
-    volume, labels = chest()
+    volume, labels = chest_and_lungs()
     node = volume_node_from(volume, kind="Chest")
     points = a_scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Places")
     points.AddControlPoint(*(volume.geometry.ijk_to_ras @ [*in_the_lung(labels)[::-1], 1])[:3])

@@ -20,7 +20,7 @@ import torch
 
 from ..errors import UnusableInput
 from ..training.nodule_classifier import SIZES_MM, NoduleClassifierRecipe, fit, probabilities, trained_weights
-from ..training.nodule_hands import Hands, default_hands
+from ..training.nodule_hands import Hands, networks
 from ..training.nodule_samples import MADE, Chest, Sample, Sampling, cut, load_chests, marked_samples, nodules_of, plan
 from ..training.nodule_scans import Scan, find_scans
 from .detection import accuracy
@@ -93,7 +93,7 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
             notes.append(line.removeprefix("note: "))
         report(line)
 
-    hands = hands or default_hands(note)
+    hands = hands or networks()
     parts = _split(plan_, note)
     _need("scan", parts, plan_)
     chests = {name: load_chests(scans, plan_.out / "lungs" / name, note) for name, scans in parts.items()}

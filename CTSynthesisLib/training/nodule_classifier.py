@@ -22,7 +22,7 @@ from ..modelstore import load_weights as load_weights_of
 from ..networks.squeezenet3d import SMALLEST, SqueezeNet3D, SqueezeNet3DConfig
 from ..synthesis.nodule_shape import SOLID_HU
 from .loop import load_weights, run
-from .nodule_hands import default_hands
+from .nodule_hands import networks
 from .nodule_samples import HU_RANGE, MADE, Sampling, cut, load_chests, plan
 from .nodule_scans import find_scans
 
@@ -193,7 +193,7 @@ def train(data, out, *, recipe: NoduleClassifierRecipe | None = None, iterations
     scans = [scan for scan in find_scans(data, report) if not {scan.name, scan.person} & set(leave_out)]
     chests = load_chests(scans, out / "lungs", report)
     samples = plan(chests, recipe.samples, recipe.sampling, diameters=SIZES_MM, seed=recipe.seed)
-    hands = default_hands(report)
+    hands = networks()
     voxels, labels = cut(samples, chests, recipe.sampling, out / "samples.npy", inject=hands.inject, erase=hands.erase,
                          made_by=hands.name, report=report)  # fmt: skip
     counts = ", ".join(f"{sum(s.made == made for s in samples)} {made}" for made in MADE)

@@ -1,4 +1,4 @@
-"""What puts nodules into samples and takes them out: the networks of ``ctsynthesis nodule``, or without them, other means."""
+"""What puts nodules into samples and takes them out: the networks of ``ctsynthesis nodule``, as the nodule experiment calls them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UnusableInput
 from ..modelstore import load_card
-from . import nodule_composite
+from ..synthesis import nodules
 from .nodule_samples import Erase, Inject
 
-INJECTOR, ERASER = "nodule_injector", "nodule_eraser"
 BEYOND_MM = 2.0  # around a marked nodule, which has faint rims
 
 
@@ -24,19 +22,7 @@ class Hands:
     name: str
 
 
-PARAMETRIC = Hands(nodule_composite.inject, nodule_composite.erase, nodule_composite.NAME)
-
-
-def default_hands(report=print) -> Hands:
-    """The networks where both are installed; else the parametric composite, which ``report`` is told."""
-    try:
-        return networks()
-    except UnusableInput:
-        report(f"note: no nodule injector and eraser are installed, so nodules are put in and taken out by the {PARAMETRIC.name}.")
-        return PARAMETRIC
-
-
-def networks(injector: str = INJECTOR, eraser: str = ERASER) -> Hands:
+def networks(injector: str = nodules.INJECTOR, eraser: str = nodules.ERASER) -> Hands:
     """The networks of two models (names or files).
 
     Raises
@@ -45,7 +31,6 @@ def networks(injector: str = INJECTOR, eraser: str = ERASER) -> Hands:
         If one of them is not there.
     """
     cards = [load_card(name) for name in (injector, eraser)]
-    from ..synthesis import nodules
 
     def inject(volume, centre, nodule):
         at = np.linalg.solve(volume.geometry.ijk_to_ras, [*centre, 1.0])[2::-1]

@@ -14,23 +14,11 @@ from CTSynthesisLib.evaluation.nodule_tables import measured
 from CTSynthesisLib.files import write_volume
 from CTSynthesisLib.modelstore import load_card
 from CTSynthesisLib.networks.squeezenet3d import SqueezeNet3DConfig
-from CTSynthesisLib.training import nodule_composite
 from CTSynthesisLib.training.nodule_classifier import NoduleClassifierRecipe, train
 from CTSynthesisLib.training.nodule_hands import Hands
 from CTSynthesisLib.training.nodule_samples import WHOLE_CHEST, Sampling
-from CTSynthesisLib.volume import Volume
-from Testing.nodule_phantom import LEFT, chest, write_case
+from Testing.nodule_chest import BALLS, LEFT, chest, write_case
 
-
-def a_ball(volume, centre, nodule):
-    """An injector that is quick on thick slices: a ball of soft tissue."""
-    at = np.linalg.solve(volume.geometry.ijk_to_ras, [*centre, 1.0])[2::-1]
-    steps = volume.geometry.spacing[::-1]
-    distance = np.sqrt(sum(((a - c) * s) ** 2 for a, c, s in zip(np.indices(volume.array.shape), at, steps, strict=True)))
-    return Volume(np.where(distance <= nodule.diameter_mm / 2, 20, volume.array).astype(np.int16), volume.geometry)
-
-
-BALLS = Hands(a_ball, nodule_composite.erase, "balls of soft tissue")
 NETWORK = SqueezeNet3DConfig(stem=4, squeeze=(2, 2), expand=4, pool_before=(0,))
 
 

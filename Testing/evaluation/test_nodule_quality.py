@@ -5,7 +5,7 @@ import pytest
 
 from CTSynthesisLib.evaluation import nodule_quality as quality
 from CTSynthesisLib.synthesis.nodule_shape import Nodule, render
-from Testing.nodule_chest import chest, in_the_lung, untrained
+from Testing.nodule_chest import chest_and_lungs, in_the_lung, untrained
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -50,7 +50,7 @@ def test_nodules_of_a_scan_are_measured(tmp_path, monkeypatch):
     for name in ("nodule_injector", "nodule_eraser"):
         untrained(tmp_path, name)
     monkeypatch.setattr("CTSynthesisLib.modelstore.MODELS", tmp_path)
-    volume, labels = chest()
+    volume, labels = chest_and_lungs()
     rows = quality.measure(volume, labels, "chest", diameters=(12.0,), edges=("smooth",))
     told = quality.summary(rows)
     assert [row.kind for row in rows] == ["solid", "part-solid", "ground-glass"] and in_the_lung(labels)

@@ -10,7 +10,7 @@ from CTSynthesisLib.synthesis.nodule_places import grown, lungs_of, random_place
 from CTSynthesisLib.synthesis.nodule_shape import Nodule
 from CTSynthesisLib.synthesis.nodules import erase, inject
 from CTSynthesisLib.volume import Geometry, LabelMap, Volume
-from Testing.nodule_chest import chest, in_the_lung, untrained
+from Testing.nodule_chest import chest_and_lungs, in_the_lung, untrained
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def a_chest():
-    return chest()
+    return chest_and_lungs()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from CTSynthesisLib.synthesis.nodule_masked import SIDE, hounsfield, masked, sph
 from CTSynthesisLib.training.jin2018 import Jin2018, Jin2018Training, Nodules, reconstruction_error, train
 from CTSynthesisLib.training.nodule_data import Lung, NoduleSampling
 from CTSynthesisLib.training.slab_data import Case
-from Testing.nodule_chest import SPACING, chest, in_the_lung
+from Testing.nodule_chest import SPACING, chest_and_lungs, in_the_lung
 
 SOLID = NoduleSampling(side=SIDE, diameters=(12.0, 14.0), kinds=(1, 0, 0))
 TINY = Jin2018(network=JinConfig(width=(2, 4, 4)), sampling=SOLID, iterations=2)
@@ -21,7 +21,7 @@ TINY = Jin2018(network=JinConfig(width=(2, 4, 4)), sampling=SOLID, iterations=2)
 
 @pytest.fixture(scope="module")
 def lungs():
-    volume, labels = chest()
+    volume, labels = chest_and_lungs()
     return [Lung(Case("chest", volume.array, volume.array, labels, {}, SPACING), np.argwhere(labels > 0)[::50], 20.0)]
 
 
@@ -61,7 +61,7 @@ def test_what_comes_out_is_used_by_the_command(lungs, tmp_path, monkeypatch, cap
     assert train(tmp_path, tmp_path / "out", preset=TINY, device="cpu") == 2
     assert train(tmp_path, tmp_path / "out", preset=TINY, device="cpu", iterations=3, resume=True) == 3
     assert (tmp_path / "out" / "strip.png").exists()
-    volume, labels = chest()
+    volume, labels = chest_and_lungs()
     write_volume(volume, tmp_path / "ct.nrrd")
     at = ",".join(f"{a:g}" for a in in_the_lung(labels)[::-1])
     command = ["nodule", "inject", str(tmp_path / "ct.nrrd"), "-o", str(tmp_path / "with.nrrd"), "--at", at, "--model"]

@@ -11,14 +11,14 @@ from CTSynthesisLib.synthesis.nodules import load
 from CTSynthesisLib.training.nodule_data import Lung, NoduleSampler, NoduleSampling
 from CTSynthesisLib.training.nodule_gan import NoduleGAN, NoduleRecipe, spread_error, train
 from CTSynthesisLib.training.slab_data import Case
-from Testing.nodule_chest import SPACING, chest
+from Testing.nodule_chest import SPACING, chest_and_lungs
 
 TINY = NoduleRecipe(network=NoduleUNetConfig(width=(4, 4, 8, 8)), critic=(4, 4, 8), alone=1, penalty_every=2)
 
 
 @pytest.fixture(scope="module")
 def lungs():
-    volume, labels = chest()
+    volume, labels = chest_and_lungs()
     case = Case("chest", volume.array, volume.array, labels, {}, SPACING)
     return [Lung(case, np.argwhere(labels > 0)[::50], 20.0)]
 
@@ -84,7 +84,7 @@ def test_the_command_finds_the_lungs_of_a_folder(tmp_path, capfd):
     from CTSynthesisLib.cli import main
 
     (tmp_path / "data" / "one").mkdir(parents=True)
-    write_volume(chest()[0], tmp_path / "data" / "one" / "ct.nrrd")
+    write_volume(chest_and_lungs()[0], tmp_path / "data" / "one" / "ct.nrrd")
     code = main(["train", "nodule-injector", "--data", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--iterations", "1", "--device",
                  "cpu"])  # fmt: skip
     assert code == 0, capfd.readouterr().err

@@ -1,17 +1,15 @@
-"""Samples of the nodule experiment: what they show, that scans do not give the answer away, and the parametric injector and eraser."""
+"""Samples of the nodule experiment: what they show, and that scans do not give the answer away."""
 
 import numpy as np
 import pytest
 
 from CTSynthesisLib.errors import UnusableInput
-from CTSynthesisLib.synthesis.nodule_shape import Nodule
-from CTSynthesisLib.training import nodule_composite
 from CTSynthesisLib.training.nodule_samples import Chest, Sampling, cut, load_chests, marked_samples, one_sample, plan
 from CTSynthesisLib.training.nodule_scans import Lesion, Lungs, Scan
 from CTSynthesisLib.volume import Geometry, Volume
-from Testing.nodule_phantom import LEFT, chest, ras_of, write_case
+from Testing.nodule_chest import BALLS, LEFT, chest, ras_of, write_case
 
-HANDS = {"inject": nodule_composite.inject, "erase": nodule_composite.erase}
+HANDS = {"inject": BALLS.inject, "erase": BALLS.erase}
 
 
 def a_chest(name, lesions=(), seed=0):
@@ -122,31 +120,6 @@ def test_a_sample_lies_where_it_says(lung_tissue):
     found = one_sample(Sample("a", "clean", tuple(centre + (3, 0, -2))), Volume(array, lung_tissue.geometry), sampling, **HANDS)
     k, j, i = (np.argwhere(found > 1000).mean(0) - 9.5) * sampling.spacing  # mm to the head, back and left of the middle
     assert (i, j, k) == pytest.approx((3, 0, 2), abs=0.3)
-
-
-@pytest.mark.parametrize(("kind", "hu"), [("solid", 15), ("ground-glass", -680)])
-def test_the_parametric_injector_keeps_size_hu_and_grain(lung_tissue, kind, hu):
-    centre = ras_of(lung_tissue.geometry, (20, 35, 35))
-    made = nodule_composite.inject(lung_tissue, centre, Nodule(16.0, kind, "smooth", 4))
-    changed = made.array != lung_tissue.array
-    bright = made.array > (hu - 850) / 2
-    core = np.sqrt(sum(((a - c) * s) ** 2 for a, c, s in zip(np.indices(made.array.shape), (20, 35, 35), (2, 1.2, 1.2), strict=True))) < 4
-    assert made.array[core].mean() == pytest.approx(hu, abs=25) and made.array[core].std() == pytest.approx(30, abs=12)
-    if kind == "solid":
-        assert (6 * bright.sum() * 2.88 / np.pi) ** (1 / 3) == pytest.approx(16, rel=0.1)
-    assert not changed[:8].any() and changed[20, 35, 35]
-
-
-def test_the_parametric_eraser_leaves_lung_and_nothing_else_changed(lung_tissue):
-    centre = ras_of(lung_tissue.geometry, (20, 35, 35))
-    nodule = nodule_composite.inject(lung_tissue, centre, Nodule(10.0, "solid", "smooth", 4))
-    erased = nodule_composite.erase(nodule, centre, 10.0)
-    changed = erased.array != nodule.array
-    assert erased.array[changed].mean() == pytest.approx(-850, abs=10) and erased.array.max() < -650
-    ijk = np.argwhere(changed) - (20, 35, 35)
-    assert np.linalg.norm(ijk * (2, 1.2, 1.2), axis=1).max() <= 5 + 6.5
-    with pytest.raises(UnusableInput, match="no place beside"):
-        nodule_composite.erase(Volume(nodule.array[15:25], nodule.geometry.crop((15, 0, 0), (10, 70, 70))), centre, 40.0)
 
 
 def test_scans_without_lungs_are_told(tmp_path):

@@ -11,7 +11,7 @@ from CTSynthesisLib.files.dicom_ct import write_ct_series
 from CTSynthesisLib.training.nodule_scans import find_lungs, find_scans
 from CTSynthesisLib.volume import Volume, to_sitk
 from Testing.files.lidc_files import GRID, ball, nodule, write_xml
-from Testing.nodule_phantom import LEFT, RIGHT, SPACING, chest, ras_of, write_case
+from Testing.nodule_chest import COARSE, LEFT, RIGHT, chest, ras_of, write_case
 
 
 def series(folder, volume):
@@ -88,6 +88,6 @@ def test_lungs_are_found_away_from_their_border():
     ijk = np.rint(np.linalg.solve(volume.geometry.ijk_to_ras, np.c_[lungs.places, np.ones(len(lungs.places))].T)[:3]).astype(int)
     assert (volume.array[ijk[2], ijk[1], ijk[0]] < -700).mean() > 0.99
     side = np.sign(lungs.places[:, 0] - ras_of(volume.geometry, (0, 0, 24.5))[0])
-    assert set(side) == {-1.0, 1.0} and len(lungs.places) * SPACING[0] ** 3 / 1000 > 150  # both lungs, in ml
+    assert set(side) == {-1.0, 1.0} and len(lungs.places) * COARSE[1][0] ** 3 / 1000 > 150  # both lungs, in ml
     soft = Volume(np.full((12, 40, 40), 30, np.int16), volume.geometry.crop((0, 0, 0), (12, 40, 40)))
     assert find_lungs(soft) is None
