@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .slab_unet import PixelNorm
+from .unet3d import Conv, UNet3D
 
 
 @dataclass(frozen=True)
@@ -26,48 +26,20 @@ class NoduleUNetConfig:
         return 2 ** (len(self.width) - 1)
 
 
-class Conv(nn.Sequential):
-    """3×3×3 convolution, leaky ReLU, pixel norm."""
-
-    def __init__(self, inputs, outputs, stride=1):
-        super().__init__(nn.Conv3d(inputs, outputs, 3, stride, padding=1), nn.LeakyReLU(0.2, inplace=True), PixelNorm())
-
-
-class NoduleUNet(nn.Module):
+class NoduleUNet(UNet3D):
     """``forward(x)`` takes (B, inputs, D, H, W), each side a multiple of ``config.stride``.
 
     Returns the correction (B, D, H, W) in network units, and the logarithm (B, D, H, W) of the factor that its grain gets.
     """
 
     def __init__(self, config: NoduleUNetConfig | None = None):
-        super().__init__()
-        self.config = config = config or NoduleUNetConfig()
-        w = config.width
-        levels = range(len(w) - 1)
-        self.stem = Conv(config.inputs, w[0])
-        self.down = nn.ModuleList(nn.Sequential(Conv(w[n], w[n + 1], stride=2), Conv(w[n + 1], w[n + 1])) for n in levels)
-        self.bottom = Conv(w[-1], w[-1])
-        self.narrow = nn.ModuleList(nn.Conv3d(w[n + 1], w[n], 1) for n in levels)
-        self.up = nn.ModuleList(Conv(w[n], w[n]) for n in levels)
-        self.head = nn.Conv3d(w[0], 2, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, a=0.2)
-                nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            self.head.weight *= 0.02  # an untrained network leaves the simple composite nearly as it is
+        config = config or NoduleUNetConfig()
+        w = config.width  # an untrained network leaves the simple composite nearly as it is
+        super().__init__(config.inputs, w, 2, bottom=Conv(w[-1], w[-1]), concatenate=False, head=3, timid=0.02)
+        self.config = config
 
     def forward(self, x):
-        x = self.stem(x)
-        skips = []
-        for down in self.down:
-            skips.append(x)
-            x = down(x)  # (B, width[n], D/2ⁿ, H/2ⁿ, W/2ⁿ)
-        x = self.bottom(x)
-        for n in reversed(range(len(self.up))):
-            x = self.up[n](skips[n] + F.interpolate(self.narrow[n](x), scale_factor=2, mode="nearest"))
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.conv3d(x.float(), self.head.weight.float(), self.head.bias.float(), padding=1)
+        x = super().forward(x)
         return x[:, 0], x[:, 1].clamp(-1.5, 1.5)
 
 
