@@ -20,6 +20,7 @@ from .unet3d import Conv, UNet3D
 class NoduleUNetConfig:
     inputs: int = 5  # what is visible, where to paint, how far the nodule fills it, the simple composite, grain
     width: tuple[int, ...] = (16, 32, 64, 96)  # channels at 1, 2, 4 and 8 mm
+    see_through: bool = False  # the eraser's: it may keep what shows through a nodule
 
     @property
     def stride(self) -> int:
@@ -29,18 +30,20 @@ class NoduleUNetConfig:
 class NoduleUNet(UNet3D):
     """``forward(x)`` takes (B, inputs, D, H, W), each side a multiple of ``config.stride``.
 
-    Returns the correction (B, D, H, W) in network units, and the logarithm (B, D, H, W) of the factor that its grain gets.
+    Returns, each (B, D, H, W), the correction in network units, the logarithm of the factor that its grain gets, and how much of the
+    difference between what is visible and the simple composite is kept (0 to 1.5; 0 without ``config.see_through``).
     """
 
     def __init__(self, config: NoduleUNetConfig | None = None):
         config = config or NoduleUNetConfig()
         w = config.width  # an untrained network leaves the simple composite nearly as it is
-        super().__init__(config.inputs, w, 2, bottom=Conv(w[-1], w[-1]), concatenate=False, head=3, timid=0.02)
+        super().__init__(config.inputs, w, 2 + config.see_through, bottom=Conv(w[-1], w[-1]), concatenate=False, head=3, timid=0.02)
         self.config = config
 
     def forward(self, x):
         x = super().forward(x)
-        return x[:, 0], x[:, 1].clamp(-1.5, 1.5)
+        through = 1.5 * (x[:, 2] - 3).sigmoid() if self.config.see_through else torch.zeros_like(x[:, 0])
+        return x[:, 0], x[:, 1].clamp(-1.5, 1.5), through
 
 
 class NoduleCritic(nn.Module):

@@ -313,8 +313,8 @@ def eraser_inputs(voi: Voi, occupancy, where, healthy, grain_hu: np.ndarray) -> 
     return inputs(voi, voi.hu, where, occupancy, filled(voi, where, healthy), grain_hu)
 
 
-def painted(x: torch.Tensor, correction: torch.Tensor, log_gain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def painted(x: torch.Tensor, correction: torch.Tensor, log_gain: torch.Tensor, through: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The volume of interest (B, D, H, W) in network units as the network paints it, without its grain and with it."""
-    where, simple, noise = x[:, 1], x[:, 3], x[:, 4] / GRAIN_UNITS
-    plain = simple + where * correction
+    visible, where, simple, noise = x[:, 0], x[:, 1], x[:, 3], x[:, 4] / GRAIN_UNITS
+    plain = simple + where * (correction + through * (visible - simple))
     return plain, plain + where * log_gain.exp() * noise

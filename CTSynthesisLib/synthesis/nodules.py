@@ -144,7 +144,7 @@ def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
     share, occupancy = (voi_.smeared(a, spacing) for a in (voi_.opacity(rendered, base), rendered.occupancy))
     texture = voi_.texture(voi, healthy & ~rendered.mask)
     grain = voi_.grain(texture, voi.hu.shape, seed, scan.lattice + voi.start)
-    correction, log_gain = model(voi_.injector_inputs(voi, rendered, share, healthy, inside, grain, scan.noise, texture))
+    correction, log_gain, _ = model(voi_.injector_inputs(voi, rendered, share, healthy, inside, grain, scan.noise, texture))
     painted = voi_.composite(voi.hu, share) + occupancy * voi.to_native(correction)
     amount = voi_.grain_inside(share, occupancy, scan.noise, texture.spread)
     gain = np.exp(voi.to_native(log_gain))  # where grain is stronger or weaker; in the mean over the nodule it is the scan's
@@ -182,10 +182,11 @@ def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
         texture = voi_.texture(voi, healthy)
         grain = texture.spread * voi_.grain(texture, voi.hu.shape, seed, scan.lattice + voi.start)
     x = voi_.eraser_inputs(voi, voi_.gaussian(mask, spacing, 0.4), where, healthy, grain)
-    correction, log_gain = model(x)
-    correction = where * voi.to_native(correction)
+    correction, log_gain, through = model(x)
+    filled = voi_.filled(voi, where, healthy)
+    correction = where * (voi.to_native(correction) + voi.to_native(through) * (voi.hu - filled))
     even = mask & (correction < PAINTED_VESSEL_HU)
-    plain = voi_.filled(voi, where, healthy) + correction - where * (correction[even].mean() if even.any() else 0)  # the level is known
+    plain = filled + correction - where * (correction[even].mean() if even.any() else 0)  # the level is known
     grain = where * np.exp(voi.to_native(log_gain)) * grain
     painted = plain + _strength(voi, plain, grain, mask, healthy & (where == 0)) * grain
     darkest = np.percentile(voi.hu[healthy], DARKEST) if healthy.any() else -1000.0
@@ -289,7 +290,8 @@ def _made(volume, scan, mask, segments, notes, seconds, card, what, facts, seed)
 
 
 class Model:
-    """A network that is called with its inputs (5, D, H, W) and answers in HU: correction, and log gain of the grain (D, H, W)."""
+    """A network that is called with its inputs (5, D, H, W) and answers (D, H, W): correction in HU, log gain of the grain, and how much
+    of what is visible is kept."""
 
     def __init__(self, card: ModelCard, device: str = "cpu"):
         import torch
@@ -307,9 +309,9 @@ class Model:
 
         with torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
             x = x.to(self.device)[None]
-            correction, log_gain = self.network(x.contiguous(memory_format=torch.channels_last_3d))
-            correction = correction * x[:, 1] * voi_.UNIT_HU
-        return correction[0].cpu().numpy(), log_gain[0].float().cpu().numpy()
+            correction, *others = self.network(x.contiguous(memory_format=torch.channels_last_3d))
+            answer = correction * x[:, 1] * voi_.UNIT_HU, *others
+        return tuple(one[0].float().cpu().numpy() for one in answer)
 
 
 _warm: dict[str, Model | nodule_masked.MaskedInjector] = {}

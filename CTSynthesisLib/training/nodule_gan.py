@@ -29,7 +29,7 @@ class NoduleRecipe:
     sampling: NoduleSampling = field(default_factory=NoduleSampling)
     rate: float = 5e-4
     critic_rate: float = 1e-3
-    adversarial: float = 0.05
+    adversarial: float = 0.02
     spread: float = 0.05
     alone: int = 100  # iterations without the critic
     penalty: float = 0.05  # R1's γ; texture spans a tenth of a unit, so a critic that sees it has to be steep
@@ -59,8 +59,8 @@ class NoduleGAN(Kept):
             for group in optimizer.param_groups:  # falls to a fifth by the recipe's end
                 group["lr"] = rate * max(0.2, 1 - 0.8 * self.iteration / self.recipe.iterations)
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
-            correction, log_gain = self.network(x.contiguous(memory_format=torch.channels_last_3d))
-        plain, fake = painted(x, correction, log_gain)
+            answer = self.network(x.contiguous(memory_format=torch.channels_last_3d))
+        plain, fake = painted(x, *(one.float() for one in answer))
         judged = self.iteration >= self.recipe.alone
         if judged:
             self.backward_critic(x, target, fake.detach(), losses)
@@ -143,7 +143,8 @@ def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterati
           leave_out: tuple[str, ...] = (), threads: int | None = None, on_log=print) -> int:  # fmt: skip
     """Train on the lungs of every case under ``data`` except those named in ``leave_out``; returns the iterations made."""
     recipe = recipe or NoduleRecipe()
-    recipe = replace(recipe, erase=erase, iterations=iterations or recipe.iterations)
+    network = replace(recipe.network, see_through=erase)
+    recipe = replace(recipe, erase=erase, network=network, iterations=iterations or recipe.iterations)
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
