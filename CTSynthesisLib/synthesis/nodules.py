@@ -39,13 +39,15 @@ LARGEST_ERASED_MM = 60.0
 class Made:
     """A CT with nodules put in or taken out.
 
-    ``segmentation`` holds each nodule as a segment of its own (what was erased, where some were); ``notes`` are sentences for the user.
+    ``segmentation`` holds each nodule as a segment of its own (what was erased, where some were); ``notes`` are sentences for the user;
+    ``painted`` (bool, k, j, i) is where voxels were written.
     """
 
     volume: Volume
     segmentation: LabelMap
     notes: tuple[str, ...]
     seconds: tuple[float, ...]  # for each nodule
+    painted: np.ndarray
 
 
 def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]]], labels: np.ndarray | None, *, seed: int = 0,
@@ -215,6 +217,7 @@ class _Scan:
         self._axes, self._flips = volume.geometry.anatomical_axes
         self.result = volume.array.copy()
         self.hu = self.view(self.result)
+        self.painted = np.zeros(volume.array.shape, bool)
         geometry = volume.geometry.reordered(self._axes, self._flips)
         self.spacing, self.lattice = geometry.spacing, np.array(geometry.lattice_origin())
         self.labels = None if labels is None else self.view(labels)
@@ -238,6 +241,7 @@ class _Scan:
         there = where[source]
         values = np.clip(np.rint(hu[source][there]), -1024, 3071)
         self.hu[target][there] = values.astype(self.hu.dtype)
+        self.view(self.painted)[target][there] = True
 
     def write_labels(self, mask, occupied, number):
         start, inside = occupied
@@ -283,7 +287,7 @@ def _made(volume, scan, mask, segments, notes, seconds, card, what, facts, seed)
     }  # fmt: skip
     result = Volume(scan.result, volume.geometry, volume.metadata | provenance)
     segmentation = LabelMap(mask, volume.geometry, tuple(segments), provenance)
-    return Made(result, segmentation, tuple(dict.fromkeys(notes)), tuple(seconds))
+    return Made(result, segmentation, tuple(dict.fromkeys(notes)), tuple(seconds), scan.painted)
 
 
 # ------------------------------------------------------------------------------------------------------------------- the networks
