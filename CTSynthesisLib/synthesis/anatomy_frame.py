@@ -21,10 +21,16 @@ KNOTS = (36, 20, 28)  # of the generated fields: slices of 8 mm, with a knot eve
 TISSUES = ("outside", "fat", "soft_tissue", "bone", "lungs", "airway")
 
 
-def identity(step: float) -> torch.Tensor:
-    """Places (3, D, H, W) in mm about the frame's middle of the centres of its cells of ``step`` mm."""
-    axes = [(torch.arange(round(n * CELL_MM / step)) + 0.5) * step - n * CELL_MM / 2 for n in CELLS]
+def identity(step: float, cells: tuple[int, int, int] = CELLS) -> torch.Tensor:
+    """Places (3, D, H, W) in mm about the frame's middle of the centres of its cells of ``step`` mm; ``cells`` of 8 mm for a larger one."""
+    axes = [(torch.arange(round(n * CELL_MM / step)) + 0.5) * step - n * CELL_MM / 2 for n in cells]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def sampled(x: torch.Tensor, at: torch.Tensor, cells: tuple[int, int, int] = CELLS) -> torch.Tensor:
+    """``x`` (C, ...) over the whole frame, at places (3, D, H, W) in mm about its middle; beyond it its outermost cells go on."""
+    grid = torch.stack([at[a] / (cells[a] * CELL_MM / 2) for a in (2, 1, 0)], -1)[None]
+    return F.grid_sample(x[None].float(), grid, padding_mode="border", align_corners=False)[0]
 
 
 def tissue_of_classes() -> dict[int, int]:

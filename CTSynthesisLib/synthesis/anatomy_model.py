@@ -14,6 +14,7 @@ from ..networks.anatomy_generator import AnatomyGenerator, AnatomyGeneratorConfi
 from ..networks.recurrent_latent import RecurrentLatentConfig
 from ..volume import Geometry, LabelMap, Segment
 from .anatomy_frame import CELL_MM, CELLS
+from .anatomy_variation import VARIED_CELLS, varied
 from .lung_vessels import grow_vessels
 from .nodule_shape import EDGES, LARGEST_MM, Nodule, random_diameters, render
 from .standard_anatomy import standard_anatomy
@@ -47,7 +48,7 @@ def draw_anatomy(card: ModelCard, seed: int, geometry: Geometry, *, nodules: int
         If the model's weights are missing or damaged.
     """
     anatomy = standard_anatomy()
-    array = laid_out(draw_field(card, seed), geometry)
+    array = laid_out(varied(draw_field(card, seed), seed), geometry, VARIED_CELLS)
     segments = [u.segment for u in anatomy.understood]
     value = {segment.name: segment.value for segment in segments}
     lungs = np.isin(array, [value[name] for name in LUNGS])
@@ -61,16 +62,16 @@ def draw_anatomy(card: ModelCard, seed: int, geometry: Geometry, *, nodules: int
     return LabelMap(array, geometry, tuple(segment for segment in segments if segment.value in present))
 
 
-def laid_out(field: torch.Tensor, geometry: Geometry) -> np.ndarray:
-    """The standard anatomy's labels (k, j, i) uint16 on ``geometry`` under a ``field``; 0 outside the body."""
+def laid_out(field: torch.Tensor, geometry: Geometry, cells: tuple[int, int, int] = CELLS) -> np.ndarray:
+    """The standard anatomy's labels (k, j, i) uint16 on ``geometry`` under a ``field`` over ``cells`` of 8 mm; 0 outside the body."""
     anatomy = standard_anatomy()
     labels = torch.from_numpy(anatomy.continued.reshape(-1))
     size = torch.tensor(anatomy.continued.shape)
     steps = torch.tensor(anatomy.spacing, dtype=torch.float32)
-    axes = list(zip(geometry.shape, geometry.spacing[::-1], CELLS, field.shape[1:], strict=True))
+    axes = list(zip(geometry.shape, geometry.spacing[::-1], cells, field.shape[1:], strict=True))
     places = [(torch.arange(n) - (n - 1) / 2) * float(step) for n, step, _, _ in axes]  # mm about the middle
     along, down, across = (
-        _weights(place, cells * CELL_MM, knots) for place, (_, _, cells, knots) in zip(places, axes, strict=True)
+        _weights(place, extent * CELL_MM, knots) for place, (_, _, extent, knots) in zip(places, axes, strict=True)
     )
     result = np.zeros(geometry.shape, np.uint16)
     for k in range(geometry.shape[0]):

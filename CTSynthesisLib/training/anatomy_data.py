@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from ..anatomy import understand
 from ..errors import UnusableInput
 from ..regions import REGIONS
-from ..synthesis.anatomy_frame import CELL_MM, CELLS, KNOT_MM, SHARES_MM, TISSUES, identity
+from ..synthesis.anatomy_frame import CELL_MM, CELLS, KNOT_MM, SHARES_MM, TISSUES, identity, sampled
 from ..synthesis.condition import BLOOD, BONE, FAT, GAS, LUNG, SOFT
 from ..synthesis.standard_anatomy import place, standard_anatomy
 from ..volume import Geometry
@@ -193,14 +193,14 @@ class Chests:
         field = weight * a.field + (1 - weight) * b.field
         at = self._moved(rng)  # (3, K, J, I): where in the person each cell of the frame looks
         moved = at - identity(CELL_MM)
-        field = moved + _sampled(field, at)
+        field = moved + sampled(field, at)
         sample = {"field": on_knots(field)}
         if slab is None:
             return sample
         fine = F.interpolate(moved[None], scale_factor=2, mode="trilinear", align_corners=False)[0] + identity(SHARES_MM)
         fine = fine[:, slab]
-        shares = _sampled(a.shares, fine)
-        reach = _sampled(a.seen.float()[None, :, None, None], fine).mean((0, 2, 3))
+        shares = sampled(a.shares, fine)
+        reach = sampled(a.seen.float()[None, :, None, None], fine).mean((0, 2, 3))
         return sample | {"shares": shares, "known": reach > 0.95}
 
     def _moved(self, rng):
@@ -214,11 +214,3 @@ def on_knots(field: torch.Tensor) -> torch.Tensor:
     """A field (3, K, J, I) of cells of 8 mm on the generator's knots, 16 mm apart in the slice."""
     ratio = int(KNOT_MM / CELL_MM)
     return F.avg_pool3d(field[None], (1, ratio, ratio))[0]
-
-
-def _sampled(x, at) -> torch.Tensor:
-    """``x`` (C, ...) over the whole frame, at places (3, D, H, W) in mm about its middle."""
-    extent = [n * CELL_MM / 2 for n in CELLS]
-    grid = torch.stack([at[a] / extent[a] for a in (2, 1, 0)], -1)[None]
-    return F.grid_sample(x[None].float(), grid, padding_mode="border", align_corners=False)[0]
-
