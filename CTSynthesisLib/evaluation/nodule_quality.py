@@ -129,19 +129,23 @@ def hu_off(after, rendered, mask) -> float | None:
 
 
 def seam(image, changed, lung, spacing) -> float:
-    """Mean absolute step between neighbouring voxels across the border of what was changed, over that in the lung around it."""
+    """Mean absolute step between neighbouring voxels across the border of what was changed, over that in the lung around it.
+
+    Along each axis by itself, as many steps as the border has there: slices lie farther apart than rows, so steps across them are larger.
+    """
     shell = lung & ~changed
     away = distance_mm(changed, np.asarray(spacing))
     shell &= (away > SHELL_MM[0]) & (away < SHELL_MM[1])
-    across, around = [], []
+    total, expected = 0.0, 0.0
     for axis in range(3):
         one, other = (tuple(slice(a, b) if n == axis else slice(None) for n in range(3)) for a, b in ((0, -1), (1, None)))
         step = np.abs(image[one].astype(np.float32) - image[other])
         border = (changed[one] != changed[other]) & lung[one] & lung[other]
-        across.append(step[border])
-        around.append(step[shell[one] & shell[other]])
-    across, around = np.concatenate(across), np.concatenate(around)
-    return round(float(across.mean() / around.mean()), 3) if across.size and around.size else 0.0
+        around = step[shell[one] & shell[other]]
+        if around.size:
+            total += float(step[border].sum())
+            expected += float(around.mean()) * int(border.sum())
+    return round(total / expected, 3) if expected else 0.0
 
 
 def spread_ratio(after, changed, mask, healthy, spacing) -> float | None:

@@ -33,21 +33,20 @@ SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
 SOFT_TISSUE_HU = (-150.0, 250.0)  # with its noise
 DARKEST = 0.3  # percentile of the lung around; what is painted is no darker
 LARGEST_ERASED_MM = 60.0
+LEAST_SHARE = 5e-4  # of a nodule in a voxel that is written: less changes it by no HU, so there is no step where painting ends
 
 
 @dataclass(frozen=True)
 class Made:
     """A CT with nodules put in or taken out.
 
-    ``segmentation`` holds each nodule as a segment of its own (what was erased, where some were); ``notes`` are sentences for the user;
-    ``painted`` (bool, k, j, i) is where voxels were written.
+    ``segmentation`` holds each nodule as a segment of its own (what was erased, where some were); ``notes`` are sentences for the user.
     """
 
     volume: Volume
     segmentation: LabelMap
     notes: tuple[str, ...]
     seconds: tuple[float, ...]  # for each nodule
-    painted: np.ndarray
 
 
 def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]]], labels: np.ndarray | None, *, seed: int = 0,
@@ -155,7 +154,7 @@ def _put_in(scan: _Scan, model: Model, nodule: Nodule, centre, seed):
     if core.sum() >= 4:  # the mean is the type's
         shift = float((rendered.hu - painted)[core].mean() / occupancy[core].mean())
         painted = painted + occupancy * np.clip(shift, -MOST_SHIFTED, MOST_SHIFTED)
-    scan.write(voi, painted, occupancy > 0.002)
+    scan.write(voi, painted, occupancy > LEAST_SHARE)
     return (voi.start, rendered.mask), notes
 
 
@@ -163,7 +162,7 @@ def _put_in_unseen(scan: _Scan, model: nodule_masked.MaskedInjector, centre):
     """The same by a network that was told nothing but the place; its noise, too, is its own."""
     voi = voi_.voi_at(scan.hu, scan.spacing, centre, nodule_masked.SIDE)
     hu, share, mask = nodule_masked.paint(model, voi, scan.regions(voi)[0])
-    scan.write(voi, hu, share > 0.002)
+    scan.write(voi, hu, share > LEAST_SHARE)
     notes = ["This injector chooses size, kind and edge itself: what was asked for was not heeded."]
     return (voi.start, mask), notes if mask.any() else [*notes, "It drew nothing here that stands out from the lung."]
 
@@ -217,7 +216,6 @@ class _Scan:
         self._axes, self._flips = volume.geometry.anatomical_axes
         self.result = volume.array.copy()
         self.hu = self.view(self.result)
-        self.painted = np.zeros(volume.array.shape, bool)
         geometry = volume.geometry.reordered(self._axes, self._flips)
         self.spacing, self.lattice = geometry.spacing, np.array(geometry.lattice_origin())
         self.labels = None if labels is None else self.view(labels)
@@ -241,7 +239,6 @@ class _Scan:
         there = where[source]
         values = np.clip(np.rint(hu[source][there]), -1024, 3071)
         self.hu[target][there] = values.astype(self.hu.dtype)
-        self.view(self.painted)[target][there] = True
 
     def write_labels(self, mask, occupied, number):
         start, inside = occupied
@@ -287,7 +284,7 @@ def _made(volume, scan, mask, segments, notes, seconds, card, what, facts, seed)
     }  # fmt: skip
     result = Volume(scan.result, volume.geometry, volume.metadata | provenance)
     segmentation = LabelMap(mask, volume.geometry, tuple(segments), provenance)
-    return Made(result, segmentation, tuple(dict.fromkeys(notes)), tuple(seconds), scan.painted)
+    return Made(result, segmentation, tuple(dict.fromkeys(notes)), tuple(seconds))
 
 
 # ------------------------------------------------------------------------------------------------------------------- the networks

@@ -35,6 +35,8 @@ def test_a_step_at_the_border_shows_as_a_seam(lung):
     changed[15:25, 15:25, 15:25] = True
     assert quality.seam(lung, changed, Everywhere.lung, SPACING) == pytest.approx(1, abs=0.1)
     assert quality.seam(lung + 120 * changed, changed, Everywhere.lung, SPACING) > 2
+    slices = lung + np.random.default_rng(1).normal(0, 200, (40, 1, 1)).astype(np.int16)  # steps across slices are larger everywhere
+    assert quality.seam(slices, changed, Everywhere.lung, SPACING) == pytest.approx(1, abs=0.12)
 
 
 def test_spread_and_difference_tell_a_blob_from_lung(lung):
