@@ -14,7 +14,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class JinConfig:
-    width: tuple[int, ...] = (32, 64, 128, 256, 256)  # channels at 1/2, 1/4 … of the resolution
+    width: tuple[int, ...] = (16, 32, 64, 128, 128)  # channels at 1/2, 1/4 … of the resolution; a quarter of Isola et al.'s, for a CPU
 
 
 class JinGenerator(nn.Module):
