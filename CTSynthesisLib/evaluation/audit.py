@@ -4,6 +4,10 @@ Two similarities, each of a volume to the training scan nearest to it: local nor
 best shift, the scan also mirrored), which needs the scans, and the cosine of fingerprints, which does not. What counts as a copy is
 calibrated on real persons: how similar held-out scans are to training scans, and these to one another.
 
+An average of all training scans is more like each of them than they are like one another, and no copy of any. So a second figure stands
+beside: the distance to the nearest training scan over that to the second nearest (the nearest-neighbour distance ratio of privacy audits of
+synthetic data), with one minus the similarity as the distance. A copy lies much nearer to one scan than to any other.
+
 Fingerprints hold 32 numbers for every 16 mm of a scan: encoder features of the re-segmenter, pooled over twelfths of the body and whitened.
 They tell a scan apart from others, and no picture can be made from so few numbers; so they ship beside the weights, where the scans cannot.
 """
@@ -14,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..errors import SynthesisFailed, UnusableInput
 from ..files import read_volume
@@ -29,10 +34,13 @@ NUMBERS, SLAB_MM, GRID = 32, 16.0, (3, 4)  # of a fingerprint: a slab's numbers,
 BODY_HU = -500
 OVERLAP = 0.6  # least share of the shorter of two stacks of slabs that must lie beside each other
 SEGMENTER = "segmenter"  # the model whose features are compared
+COPY_NOISE_HU, COPY_BEND_MM = 60.0, 4.0  # of copies made on purpose
 MARGIN = 2.0  # standard deviations above the mean of real pairs from which on a volume counts as a copy
 
 
-def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume], *, model: str | None = None) -> dict:
+def audit(
+    generated: list[Volume], training: list[Volume], held_out: list[Volume], *, copied: list[Volume] = (), model: str | None = None
+) -> dict:
     """Similarity of ``generated`` volumes to the ``training`` scans, calibrated on ``held_out`` scans of other persons.
 
     Returns
@@ -41,7 +49,10 @@ def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume
         For each of ``correlation`` and ``features``: ``generated`` and ``held_out`` (similarity of each to its nearest training scan),
         ``nearest`` (which one, for each generated volume), ``threshold`` (two standard deviations above the mean of real pairs of
         persons), ``copies`` (share of the generated volumes above it) and ``membership_auc`` (how well the similarity to the nearest
-        generated volume tells training scans from held-out ones; 0.5 is chance).
+        generated volume tells training scans from held-out ones; 0.5 is chance). ``ratio`` holds ``generated``, ``real`` (held out, and
+        each training scan against the others), ``threshold`` (two standard deviations below the mean of ``real``) and ``copies`` (share
+        of the generated volumes below it) of the distance ratio; without a third training scan, None. Of ``copied`` volumes, copies of
+        training scans made on purpose, there is ``copied``, their similarity, and ``copied`` among the ratios: what should be found.
 
     Raises
     ------
@@ -50,40 +61,57 @@ def audit(generated: list[Volume], training: list[Volume], held_out: list[Volume
     """
     if len(training) < 2 or not generated or not held_out:
         raise UnusableInput("The audit needs generated volumes, at least two training scans, and scans that were held out.")
-    groups = (generated, training, held_out)
+    groups = (generated, training, held_out, copied)
     aligned = [[_Aligned(volume) for volume in group] for group in groups]
     raw = [[_raw_fingerprints(volume, model) for volume in group] for group in groups]
     whitening = _whitening(raw[1])
     prints = [[_whitened(one, whitening) for one in group] for group in raw]
-    correlation = _judge(*aligned, _nearest_other(aligned[1], local_correlation), local_correlation)
-    return {"correlation": correlation, "features": _judge(*prints, _nearest_other_print(raw[1]), fingerprint_similarity)}
+    correlation = _judge(*aligned, _to_others(aligned[1], local_correlation), local_correlation)
+    return {"correlation": correlation, "features": _judge(*prints, _prints_to_others(raw[1]), fingerprint_similarity)}
 
 
-def _judge(generated, training, held_out, among, similarity):
+def _judge(generated, training, held_out, copied, among, similarity):
     to_training = np.array([[similarity(one, scan) for scan in training] for one in generated])
+    of_copied = [[similarity(one, scan) for scan in training] for one in copied]
     of_held_out = np.array([[similarity(one, scan) for scan in training] for one in held_out])
-    threshold = _threshold([*of_held_out.max(1), *among])
+    nearest_other = [max(one) for one in among]
+    threshold = _threshold([*of_held_out.max(1), *nearest_other])
     held_to_generated = [max(similarity(one, other) for one in generated) for other in held_out]
     return {
         "generated": to_training.max(1).tolist(), "nearest": to_training.argmax(1).tolist(),
-        "held_out": of_held_out.max(1).tolist(), "training": list(among), "threshold": threshold,
+        "copied": [max(one) for one in of_copied],
+        "held_out": of_held_out.max(1).tolist(), "training": nearest_other, "threshold": threshold,
         "copies": float((to_training.max(1) > threshold).mean()), "membership_auc": auc(to_training.max(0), held_to_generated),
+        "ratio": _ratios(to_training, [*of_held_out, *among], of_copied) if len(training) > 2 else None,
     }  # fmt: skip
 
 
-def _nearest_other(scans, similarity) -> list[float]:
-    """Similarity of each scan to the nearest other one."""
-    return [max(similarity(a, b) for m, b in enumerate(scans) if m != n) for n, a in enumerate(scans)]
+def _ratios(*groups) -> dict:
+    generated, real, copied = ([distance_ratio(one) for one in group] for group in groups)
+    threshold = float(np.mean(real) - MARGIN * np.std(real))
+    copies = float((np.array(generated) < threshold).mean())
+    return {"generated": generated, "real": real, "copied": copied, "threshold": threshold, "copies": copies}
 
 
-def _nearest_other_print(raw) -> list[float]:
+def distance_ratio(similarities) -> float:
+    """Distance to the nearest scan over that to the second nearest, of the similarities to all: 0 for a copy, 1 for what is like all."""
+    nearest, second = np.sort(np.asarray(similarities, float))[::-1][:2]
+    return float((1 - nearest) / max(1 - second, 1e-6))
+
+
+def _to_others(scans, similarity) -> list[list[float]]:
+    """Similarities of each scan to all other ones."""
+    return [[similarity(a, b) for m, b in enumerate(scans) if m != n] for n, a in enumerate(scans)]
+
+
+def _prints_to_others(raw) -> list[list[float]]:
     """The same for fingerprints, each scan whitened by the others: whitening pushes apart the scans that it is fitted on."""
     found = []
     for n, one in enumerate(raw):
         others = raw[:n] + raw[n + 1 :]
         whitening = _whitening(others)
         own = _whitened(one, whitening)
-        found.append(max(fingerprint_similarity(own, _whitened(other[:1], whitening)) for other in others))
+        found.append([fingerprint_similarity(own, _whitened(other[:1], whitening)) for other in others])
     return found
 
 
@@ -95,6 +123,25 @@ def auc(members, others) -> float:
     """Probability that a member scores above another (ties count half)."""
     members, others = np.asarray(members, float)[:, None], np.asarray(others, float)[None]
     return float((members > others).mean() + 0.5 * (members == others).mean())
+
+
+def noisy(scan: Volume, seed: int) -> Volume:
+    """A copy on purpose, which the audit should find: with white noise of 60 HU."""
+    noise = np.random.default_rng(seed).normal(0, COPY_NOISE_HU, scan.array.shape)
+    return Volume((scan.array + noise).clip(-1024, 3071).astype(np.int16), scan.geometry)
+
+
+def warped(scan: Volume, seed: int) -> Volume:
+    """Another one, smoothly bent: by 4 mm (standard deviation along each axis) with a knot every 64 mm."""
+    steps, shape = scan.geometry.spacing[::-1], scan.array.shape
+    knots = [max(4, round(n * step / 64)) for n, step in zip(shape, steps, strict=True)]
+    bend = torch.randn(1, 3, *knots, generator=torch.Generator().manual_seed(seed)) * COPY_BEND_MM
+    bend = F.interpolate(bend, size=shape, mode="trilinear", align_corners=True)[0]
+    axes = [torch.linspace(-1, 1, n) for n in shape]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    grid = torch.stack([grid[a] + 2 * bend[a] / (shape[a] * steps[a]) for a in (2, 1, 0)], -1)[None]
+    hu = F.grid_sample(torch.from_numpy(scan.array).float()[None, None], grid, padding_mode="border", align_corners=True)[0, 0]
+    return Volume(hu.round().short().numpy(), scan.geometry)
 
 
 class _Aligned:
@@ -246,7 +293,7 @@ def write_fingerprints(data, target, *, leave_out: tuple[str, ...] = (), segment
     raw = [_raw_fingerprints(read_volume(folder / "ct.nrrd"), segmenter) for folder in folders]
     mean, basis = _whitening(raw)
     scans = [(one[0] - mean) @ basis.T for one in raw]
-    limit = _threshold(_nearest_other_print(raw))
+    limit = _threshold([max(one) for one in _prints_to_others(raw)])
     with written_beside(Path(target)) as part, open(part, "wb") as file:
         np.savez_compressed(file, mean=mean.astype(np.float16), basis=basis.astype(np.float16), limit=limit,
                             segmenter=load_card(segmenter or SEGMENTER).sha256, rows=np.concatenate(scans).astype(np.float16),

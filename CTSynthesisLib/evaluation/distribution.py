@@ -46,6 +46,14 @@ def all_planes(volume: Volume, *, model: str = "segmenter", planes=PLANES) -> di
     return {plane: (raw - mean) @ basis.T for plane, raw in raw_features(load_segmenter(model), volume, planes).items()}
 
 
+def tissue_shares(volume: Volume, *, model: str = "segmenter") -> np.ndarray:
+    """Shares (n, tissues) of each axial slice's body, 10 mm apart, that the re-segmenter holds for each tissue: its mean posterior."""
+    hu, *_ = on_working_grid(volume)
+    shares = class_shares(load_segmenter(model), hu)[:, int(STEP / WORKING_SPACING / 2) :: int(STEP / WORKING_SPACING)]
+    body = shares.argmax(0) > 0
+    return np.array([shares[1:, n, where].mean(1) for n, where in enumerate(body) if where.mean() > LEAST_BODY])
+
+
 def fit_projection(raw: np.ndarray, dimensions: int = DIMENSIONS) -> dict[str, torch.Tensor]:
     """Mean and basis that reduce raw features (n, d) to their first principal components after scaling each to unit variance."""
     mean, spread = raw.mean(0), raw.std(0) + 1e-3

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -22,16 +23,17 @@ from ..modelstore import load_card
 from ..synthesis.cohort import Cohort, make
 from ..synthesis.ct_sgan import PRESETS, VolumeRequest
 from ..volume import Geometry, Volume
-from .audit import audit
+from .audit import audit, noisy, warped
 from .coherence import neighbour_change
-from .distribution import all_planes, frechet, frechet_interval, real_against_real
+from .distribution import all_planes, frechet, frechet_interval, real_against_real, tissue_shares
 from .diversity import pairwise
 from .fidelity import on_working_grid
 from .inception import all_planes as inception_planes
-from .inception import inception_score
+from .inception import inception_score, score_of
 
 SIDE = 224  # voxels of a cube
 SLICE_MM = 2.5  # grid on which neighbouring slices are compared; scans with thicker slices are left out of it
+FEWEST = 3  # persons
 PAIRS = 20  # of scans, in Table 1's figures
 BODY_HU = -500
 
@@ -55,12 +57,14 @@ class VolumePlan:
 
 @dataclass(eq=False)
 class _Group:
-    """Scans that stand together: ``cubes`` in HU (k, j, i), ``volumes`` as they are, and features (slices, d) of each."""
+    """Scans that stand together: ``cubes`` in HU (k, j, i), and of each its ``changes`` from slice to slice, features (slices, d) and
+    shares of tissues (slices, classes). The scans as they are, are not kept in memory."""
 
     name: str
     cubes: list[Volume]
-    volumes: list[Volume]
+    changes: list[float]
     features: list[np.ndarray]
+    tissues: list[np.ndarray]
     cases: list[str]
 
 
@@ -76,7 +80,12 @@ def evaluate_volumes(plan: VolumePlan, report: Callable[[str], None] = print) ->
     """
     if plan.number < 2:
         raise UnusableInput("Volumes are compared in pairs; ask for at least 2 of each preset.")
+    if not plan.cases and len(list(plan.data.glob("*/ct.nrrd"))) < FEWEST:
+        raise UnusableInput(f"{plan.data} holds too few whole chests; the figures need at least three persons.")
     plan.out.mkdir(parents=True, exist_ok=True)
+    for preset in plan.presets:  # before anything else is in memory, so that the peak that is told is theirs
+        with suppress(UnusableInput):  # told below
+            make(_cohort(plan, preset), plan.number, resume=True, say=report)
     real = _real(plan, report)
     rows = {"real": _figures(real, real, plan)}
     report(f"real: {len(real.cubes)} persons measured")
@@ -102,16 +111,17 @@ def _keep(plan, rows):
 
 def as_table(rows: dict[str, dict]) -> str:
     """Markdown: one line a source of volumes."""
-    heads = ("source", "n", "IS ↑", "FID to real, pairs ↓", "FID to real, pooled ↓ [95 %]", "slice change / real", "MS-SSIM of pairs",
-             "copies", "s a volume", "peak MB")  # fmt: skip
+    heads = ("source", "n", "IS ↑", "tissue score ↑", "FID to real, pairs ↓", "FID to real, pooled ↓ [95 %]", "slice change / real",
+             "MS-SSIM of pairs", "copies", "by ratio", "s a volume", "peak MB")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, row in rows.items():
-        pooled, copies = row["pooled"], row.get("copies")
+        pooled = row["pooled"]
         cells = (
             name, str(row["n"]), "-" if row["inception_score"] is None else _mean(row["inception_score"], ".2f"),
-            _mean(row["frechet"], ".1f"), f"{pooled['frechet']:.1f} [{pooled['low']:.1f}, {pooled['high']:.1f}]",
-            f"{row['slice_change']:.2f}", _mean(row["ms_ssim"], ".3f"),
-            "-" if copies is None else f"{copies:.0%}", _or_dash(row.get("seconds"), ".1f"), _or_dash(row.get("peak_mb"), ".0f"),
+            f"{row['tissue_score']:.3f}", _mean(row["frechet"], ".1f"),
+            f"{pooled['frechet']:.1f} [{pooled['low']:.1f}, {pooled['high']:.1f}]",
+            f"{row['slice_change']:.2f}", _mean(row["ms_ssim"], ".3f"), _or_dash(row.get("copies"), ".0%"),
+            _or_dash(row.get("ratio_copies"), ".0%"), _or_dash(row.get("seconds"), ".1f"), _or_dash(row.get("peak_mb"), ".0f"),
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -137,23 +147,29 @@ def _real(plan: VolumePlan, report) -> _Group:
         others = {path.parent.name for path in data.glob("*/ct.nrrd")} - {folder.name} if folder else set()
         for cube in load_cubes(data, plan.out / "cases", SIDE, leave_out=tuple(others), report=report):
             folders[cube.name] = data / cube.name, cube
-    if len(folders) < 3:
+    if len(folders) < FEWEST:
         raise UnusableInput(f"Only {len(folders)} whole chests were found; the figures need at least three persons.")
     cubes = [Volume(cube.hu.numpy(), Geometry.from_spacing(cube.hu.shape, cube.spacing)) for _, cube in folders.values()]
-    volumes = [read_volume(folder / "ct.nrrd") for folder, _ in folders.values()]
-    return _Group("real", cubes, volumes, [_features(plan, "real", name, c) for name, c in zip(folders, cubes, strict=True)], list(folders))
+    return _group(plan, "real", cubes, [folder / "ct.nrrd" for folder, _ in folders.values()], list(folders))
+
+
+def _group(plan, name: str, cubes, files, cases) -> _Group:
+    made = list(zip(cases, cubes, strict=True))
+    return _Group(name, cubes, [slice_change(read_volume(file)) for file in files], [_features(plan, name, *one) for one in made],
+                  [_tissues(plan, name, *one) for one in made], cases)  # fmt: skip
+
+
+def _cohort(plan: VolumePlan, preset: str) -> Cohort:
+    return Cohort(VolumeRequest(preset=preset, seed=plan.seed, device=plan.device), plan.out / load_card(preset).name)
 
 
 def _drawn(plan: VolumePlan, preset: str, report) -> tuple[_Group, dict]:
-    card = load_card(preset)
-    folder = plan.out / card.name
-    cohort = Cohort(VolumeRequest(preset=preset, seed=plan.seed, device=plan.device), folder)
+    card, cohort = load_card(preset), _cohort(plan, preset)
     make(cohort, plan.number, resume=True, say=report)
-    listed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["volumes"][: plan.number]
-    volumes = [read_volume(folder / one["files"][0]) for one in listed]
-    cubes = [_cube(volume) for volume in volumes]
+    listed = json.loads((cohort.folder / "manifest.json").read_text(encoding="utf-8"))["volumes"][: plan.number]
+    files = [cohort.folder / one["files"][0] for one in listed]
     names = [f"{card.sha256[:12]}-{one['number']}" for one in listed]
-    group = _Group(card.name, cubes, volumes, [_features(plan, card.name, n, c) for n, c in zip(names, cubes, strict=True)], names)
+    group = _group(plan, card.name, [_cube(read_volume(file)) for file in files], files, names)
     peaks = [one["peak_mb"] for one in listed if one.get("peak_mb")]
     return group, {"seconds": float(np.median([one["seconds"] for one in listed])), "peak_mb": max(peaks) if peaks else None}
 
@@ -178,12 +194,22 @@ def _cube(volume: Volume) -> Volume:
 def _features(plan: VolumePlan, group: str, name: str, cube: Volume) -> np.ndarray:
     """Features (slices, d) of the axial slices, 10 mm apart, in order; kept, because they take a while."""
     kind = "inception" if plan.inception else "segmenter"
-    kept = plan.out / "features" / f"{group}-{name}-{kind}.npy"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        planes = inception_planes(cube, plan.inception, ("axial",)) if plan.inception else all_planes(cube, planes=("axial",))
-        np.save(kept, planes["axial"])
-    return np.load(kept)
+
+    def made():
+        return (inception_planes(cube, plan.inception, ("axial",)) if plan.inception else all_planes(cube, planes=("axial",)))["axial"]
+
+    return _kept(plan.out / "features" / f"{group}-{name}-{kind}.npy", made)
+
+
+def _tissues(plan: VolumePlan, group: str, name: str, cube: Volume) -> np.ndarray:
+    return _kept(plan.out / "features" / f"{group}-{name}-tissues.npy", lambda: tissue_shares(cube))
+
+
+def _kept(file: Path, made: Callable[[], np.ndarray]) -> np.ndarray:
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, made())
+    return np.load(file)
 
 
 def _figures(group: _Group, real: _Group, plan: VolumePlan) -> dict:
@@ -200,19 +226,23 @@ def _figures(group: _Group, real: _Group, plan: VolumePlan) -> dict:
         "n": len(group.cubes), "features": "Inception v3" if plan.inception else "re-segmenter",
         "inception_score": [float(np.mean(scores)), float(np.std(scores))] if scores else None,
         "frechet": [float(np.mean(distances)), float(np.std(distances))], "pooled": pooled,
+        "tissue_score": score_of(np.concatenate(group.tissues)),
         "slice_change": _change(group) / _change(real), "ms_ssim": [float(np.mean(similar)), float(np.std(similar))],
     }  # fmt: skip
 
 
 def _change(group: _Group) -> float:
-    """Median over the volumes of the mean change in HU from slice to slice, 2.5 mm apart, inside the body."""
-    found = []
-    for volume in group.volumes:
-        if volume.geometry.reordered(*volume.geometry.anatomical_axes).spacing[2] > SLICE_MM + 0.01:
-            continue
-        hu, *_ = on_working_grid(volume, SLICE_MM)
-        found.append(neighbour_change(hu, hu > BODY_HU)["k"])
+    """Median over the volumes whose slices are thin enough."""
+    found = [change for change in group.changes if not np.isnan(change)]
     return float(np.median(found)) if found else float("nan")
+
+
+def slice_change(volume: Volume) -> float:
+    """Mean change in HU from slice to slice, 2.5 mm apart, inside the body; not a number where slices are thicker than that."""
+    if volume.geometry.reordered(*volume.geometry.anatomical_axes).spacing[2] > SLICE_MM + 0.01:
+        return float("nan")
+    hu, *_ = on_working_grid(volume, SLICE_MM)
+    return neighbour_change(hu, hu > BODY_HU)["k"]
 
 
 def _audited(group: _Group, real: _Group, plan: VolumePlan, preset: str) -> dict:
@@ -223,5 +253,7 @@ def _audited(group: _Group, real: _Group, plan: VolumePlan, preset: str) -> dict
     held_out = [cube for name, cube in scans.items() if name not in trained]
     if len(trained) < 2 or not held_out:
         return {"copies": None, "audit": None}
-    found = audit(group.cubes, [scans[name] for name in trained], held_out)
-    return {"copies": max(one["copies"] for one in found.values()), "audit": found}
+    training = [scans[name] for name in trained]
+    found = audit(group.cubes, training, held_out, copied=[noisy(training[0], plan.seed), warped(training[0], plan.seed)])
+    ratios = [one["ratio"]["copies"] for one in found.values() if one["ratio"]]
+    return {"copies": max(one["copies"] for one in found.values()), "ratio_copies": max(ratios) if ratios else None, "audit": found}

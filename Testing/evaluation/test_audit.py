@@ -8,7 +8,16 @@ import pytest
 from CTSynthesisLib.cli import main
 from CTSynthesisLib.errors import SynthesisFailed, UnusableInput
 from CTSynthesisLib.evaluation import audit as module
-from CTSynthesisLib.evaluation.audit import auc, audit, refuse_similar, similarity_to_training, write_fingerprints
+from CTSynthesisLib.evaluation.audit import (
+    auc,
+    audit,
+    distance_ratio,
+    noisy,
+    refuse_similar,
+    similarity_to_training,
+    warped,
+    write_fingerprints,
+)
 from CTSynthesisLib.files import write_segmentation, write_volume
 from CTSynthesisLib.volume import Volume
 from Testing.evaluation.segmenters import a_person, save_random_segmenter
@@ -29,13 +38,24 @@ def a_copy(person, seed=7):
 
 def test_a_copy_is_caught_and_another_person_is_not(a_segmenter):
     training, held_out = [a_person(n) for n in range(4)], [a_person(n) for n in (10, 11)]
-    found = audit([a_copy(training[2]), a_person(20)], training, held_out, model=a_segmenter)
+    copied = [noisy(training[1], 3), warped(training[1], 3)]
+    found = audit([a_copy(training[2]), a_person(20)], training, held_out, copied=copied, model=a_segmenter)
     for name in ("correlation", "features"):
         similar = found[name]
         assert similar["nearest"][0] == 2
         assert similar["generated"][0] > similar["threshold"], name
         assert similar["generated"][1] < similar["threshold"], name
         assert similar["copies"] == 0.5
+    correlation = found["correlation"]
+    assert correlation["copied"][0] > 0.9 > correlation["copied"][1] > correlation["threshold"]
+    ratio = correlation["ratio"]
+    assert ratio["generated"][0] < ratio["threshold"] < ratio["generated"][1] and ratio["copies"] == 0.5
+    assert max(ratio["copied"]) < ratio["threshold"] < min(ratio["real"])
+
+
+def test_what_is_like_all_scans_is_a_copy_of_none():
+    assert distance_ratio([0.5, 0.49, 0.48]) == pytest.approx(0.5 / 0.51)  # an average: more similar than persons are, but to all of them
+    assert distance_ratio([0.3, 0.99, 0.2]) == pytest.approx(0.01 / 0.7)
 
 
 def test_a_mirrored_copy_is_caught_by_correlation(a_segmenter):

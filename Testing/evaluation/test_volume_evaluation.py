@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from CTSynthesisLib.cli import main
-from CTSynthesisLib.evaluation import diversity, volume_evaluation
+from CTSynthesisLib.evaluation import distribution, diversity, volume_evaluation
 from CTSynthesisLib.evaluation.diversity import ms_ssim, pairwise, prepared
+from CTSynthesisLib.evaluation.inception import score_of
 from CTSynthesisLib.volume import Geometry, Volume
 from Testing.phantom import hounsfield, thorax
 
 
 def a_group(name, volumes, features=()):
-    return volume_evaluation._Group(name, volumes, volumes, list(features), [f"{name}-{n}" for n in range(len(volumes))])
+    changes = [volume_evaluation.slice_change(volume) for volume in volumes]
+    return volume_evaluation._Group(name, volumes, changes, list(features), [], [f"{name}-{n}" for n in range(len(volumes))])
 
 
 def a_chest(noise, shape=(30, 40, 44), spacing=(8.0, 8.0, 2.5)):
@@ -42,12 +44,28 @@ def test_a_generated_chest_is_cropped_to_the_square_about_its_body():
 
 
 def test_the_table_has_a_line_for_each_source_and_no_figure_that_was_not_measured():
-    row = {"n": 8, "inception_score": None, "frechet": [10.0, 2.0], "pooled": {"frechet": 9.0, "low": 7.0, "high": 12.0},
+    row = {"n": 8, "inception_score": None, "tissue_score": 1.2345, "frechet": [10.0, 2.0],
+           "pooled": {"frechet": 9.0, "low": 7.0, "high": 12.0},
            "slice_change": 1.04, "ms_ssim": [0.6, 0.05]}  # fmt: skip
-    drawn = {"copies": 0.125, "seconds": 7.2, "peak_mb": 2100}
+    drawn = {"copies": 0.125, "ratio_copies": 0.0, "seconds": 7.2, "peak_mb": 2100}
     real, made = volume_evaluation.as_table({"real": row, "anatomy": row | drawn}).splitlines()[2:]
-    assert real == "| real | 8 | - | 10.0 ± 2.0 | 9.0 [7.0, 12.0] | 1.04 | 0.600 ± 0.050 | - | - | - |"
-    assert made.endswith("| 12% | 7.2 | 2100 |")
+    assert real == "| real | 8 | - | 1.234 | 10.0 ± 2.0 | 9.0 [7.0, 12.0] | 1.04 | 0.600 ± 0.050 | - | - | - | - |"
+    assert made.endswith("| 12% | 0% | 7.2 | 2100 |")
+
+
+def test_the_tissue_score_by_hand(monkeypatch):
+    """A slice of lungs and a slice of soft tissue are two kinds: exp(ln 2); slices alike, whatever they hold, are one."""
+    assert score_of(np.array([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(2) and score_of(np.full((5, 2), 0.5)) == pytest.approx(1)
+    shares = np.zeros((3, 20, 4, 4), np.float32)  # outside the body, and two tissues
+    shares[0, :, :2], shares[1, :, 2:], shares[2, :, 2:] = 1, 0.7, 0.3
+    shares[1, 10:, 2:], shares[2, 10:, 2:] = 0.1, 0.9
+    monkeypatch.setattr(distribution, "load_segmenter", lambda model: None)
+    monkeypatch.setattr(distribution, "class_shares", lambda network, hu: shares)
+    volume = Volume(np.zeros((20, 4, 4), np.int16), Geometry.from_spacing((20, 4, 4), (2.0, 2.0, 2.0)))
+    found = distribution.tissue_shares(volume)
+    assert found == pytest.approx(np.array([[0.7, 0.3], [0.7, 0.3], [0.1, 0.9], [0.1, 0.9]]))
+    divergence = (0.7 * np.log(0.7 / 0.4) + 0.3 * np.log(0.3 / 0.6) + 0.1 * np.log(0.1 / 0.4) + 0.9 * np.log(0.9 / 0.6)) / 2
+    assert score_of(found) == pytest.approx(np.exp(divergence))
 
 
 def test_too_few_chests_are_refused(tmp_path, capsys):
