@@ -147,10 +147,11 @@ def _standard():
     labels = _labels_at(identity(CELL_MM / 2, CELLS))
     shares = torch.stack([F.avg_pool3d(row[labels][None], 2)[0] for row in table])
     smooth = _inverse(_cosines(shares) * _low_pass(SMOOTH_MM))
-    organs = dict(zip(groups, smooth, strict=False))
+    # over the organ itself the mean is 1, whatever smoothing took to its surroundings: it grows by what is drawn
+    organs = {names: own * share.sum() / (own * share).sum() for names, own, share in zip(groups, smooth, shares, strict=False)}
     heart = shares[list(groups).index(HEART)]
     middle = (heart * identity(CELL_MM, CELLS)).sum((1, 2, 3)) / heart.sum()
-    return organs, smooth[-1].clamp(0, 1), middle
+    return organs, (1.5 * smooth[-1] - 0.5).clamp(0, 1), middle
 
 
 @cache
