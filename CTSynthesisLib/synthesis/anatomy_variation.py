@@ -39,7 +39,7 @@ class Habitus:
 
     volumes: dict[tuple[str, ...], float] = field(
         default_factory=lambda: {  # log scale
-            HEART: 0.20, ("liver",): 0.22, ("spleen",): 0.35, ("stomach",): 0.35, ("aorta",): 0.22, ("muscle",): 0.12, ("fat",): 0.25,
+            HEART: 0.20, ("liver",): 0.17, ("spleen",): 0.38, ("stomach",): 0.35, ("aorta",): 0.25, ("muscle",): 0.12, ("fat",): 0.25,
         }
     )  # fmt: skip
     breath: float = 15.0  # mm, height of the diaphragm
