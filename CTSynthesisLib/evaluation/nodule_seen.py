@@ -2,8 +2,8 @@
 
 ``python -m CTSynthesisLib.evaluation.nodule_seen --data DIR --train A B --check C --cases D E -o FILE.json`` trains the classifier of
 ``ctsynthesis train nodule-classifier`` on cubes of lung with and without injected nodules of some persons (``--check``: those on whom its
-best weights are chosen), and asks it about others: injected nodules, outlined real ones where the cases have any, healthy places, and all
-of the nodules after they were erased.
+best weights, and the probability from which on it calls a nodule, are chosen), and asks it about others: injected nodules, outlined real
+ones where the cases have any, healthy places, and all of the nodules after they were erased.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ..synthesis.nodule_shape import EDGES, KINDS, Nodule
 from ..synthesis.nodule_voi import bounds, cut, voi_at
 from ..synthesis.nodules import erase, inject
 from ..training.nodule_classifier import NoduleClassifierRecipe, fit, probabilities
-from .detection import accuracy
 
 SIDE = 32  # mm and voxels
 DIAMETERS = (6.0, 20.0)  # mm
@@ -82,13 +81,20 @@ def samples(cubes: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate([part for part, _ in parts]), np.concatenate([np.full(len(part), label) for part, label in parts])
 
 
-def figures(said: dict[str, np.ndarray]) -> dict:
+def best_threshold(found: np.ndarray, labels: np.ndarray) -> float:
+    """The probability from which on calling a nodule is right most often; of several, that in their middle."""
+    thresholds = np.arange(5, 96) / 100
+    right = [((found > one) == labels).mean() for one in thresholds]
+    return float(np.median(thresholds[np.isclose(right, np.max(right))]))
+
+
+def figures(said: dict[str, np.ndarray], threshold: float) -> dict:
     """Accuracy on nodules and healthy places, and which share of each kind of cube was called a nodule, from the probabilities ``said``."""
-    asked = [(said[name], label) for name, label in (("injected", 1), ("real", 1), ("healthy", 0)) if name in said]
-    right = accuracy(np.concatenate([one for one, _ in asked]), np.concatenate([np.full(len(one), label) for one, label in asked]))
-    shares = {f"{name}_called_nodule": float((one > 0.5).mean()) for name, one in sorted(said.items())}
+    called = {name: one > threshold for name, one in said.items()}
+    right = np.concatenate([called["injected"], *([called["real"]] if "real" in called else []), ~called["healthy"]])
+    shares = {f"{name}_called_nodule": float(one.mean()) for name, one in sorted(called.items())}
     counts = {name: len(one) for name, one in sorted(said.items())}
-    return {"accuracy": right, "erased_called_clean": 1 - shares["erased_called_nodule"], **shares, "counts": counts}
+    return {"accuracy": float(right.mean()), "erased_called_clean": 1 - shares["erased_called_nodule"], **shares, "counts": counts}
 
 
 def main(arguments=None):
@@ -106,10 +112,11 @@ def main(arguments=None):
     learned, checked = (samples([cubes[case] for case in cases]) for cases in (options.train, options.check))
     with tempfile.TemporaryDirectory() as out:
         network, _ = fit(*learned, Path(out), RECIPE, iterations=options.iterations, validation=checked, on_log=print)
+    threshold = best_threshold(probabilities(network, checked[0]), checked[1])
     said = {case: {name: probabilities(network, part) for name, part in cubes[case].items()} for case in options.cases}
     names = {name for one in said.values() for name in one}
     together = {name: np.concatenate([one[name] for one in said.values() if name in one]) for name in names}
-    result = figures(together) | {"cases": {case: figures(one) for case, one in said.items()}}
+    result = figures(together, threshold) | {"threshold": threshold, "cases": {case: figures(one, threshold) for case, one in said.items()}}
     options.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
