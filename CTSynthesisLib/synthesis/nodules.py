@@ -77,14 +77,17 @@ def inject(volume: Volume, placed: list[tuple[Nodule, tuple[float, float, float]
         started = time.perf_counter()
         centre = scan.turned(at)
         notes += _warnings(nodule, volume.geometry)
+        fact, name = asdict(nodule), NAMES[nodule.kind]
         if model.card.kind == nodule_masked.KIND:
             occupied, sentences = _put_in_unseen(scan, model, centre)
+            size = (6 * float(occupied[1].sum()) * np.prod(scan.spacing) / np.pi) ** (1 / 3)
+            fact, name = {"diameter_mm": round(float(size), 1), "kind": "as drawn", "edge": "as drawn"}, NAMES["solid"]
         else:
             occupied, sentences = _put_in(scan, model, nodule, centre, seed + 7919 * number)
         notes += sentences
         scan.write_labels(mask, occupied, number)
-        segments.append(Segment(number, f"{NAMES[nodule.kind]} {number}", NODULE_CODE, color=COLORS[nodule.kind]))
-        facts.append(asdict(nodule) | {"at_ijk": [round(float(a), 2) for a in at[::-1]]})
+        segments.append(Segment(number, f"{name} {number}", NODULE_CODE, color=COLORS[nodule.kind]))
+        facts.append(fact | {"at_ijk": [round(float(a), 2) for a in at[::-1]]})
         seconds.append(time.perf_counter() - started)
     return _made(volume, scan, mask, segments, notes, seconds, model.card, "injected", facts, seed)
 

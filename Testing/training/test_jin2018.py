@@ -68,6 +68,7 @@ def test_what_comes_out_is_used_by_the_command(lungs, tmp_path, monkeypatch, cap
     assert main([*command, str(tmp_path / "out" / "jin2018_injector.json")]) == 0, capfd.readouterr().err
     made, told = read_volume(tmp_path / "with.nrrd"), capfd.readouterr()
     assert "was not heeded" in told.err and json.loads(made.metadata["CTSynthesis.Nodules"])[0]["model"] == "jin2018_injector"
+    assert json.loads(made.metadata["CTSynthesis.Nodules"])[0]["injected"][0]["kind"] == "as drawn"  # what was asked for is not claimed
     where = np.argwhere(made.array != volume.array)
     away = np.linalg.norm((where - in_the_lung(labels)) * np.array(SPACING)[::-1], axis=1)
     assert len(where) > 100 and away.max() < 16.5
