@@ -75,7 +75,8 @@ def laid_out(field: torch.Tensor, geometry: Geometry, cells: tuple[int, int, int
     )
     result = np.zeros(geometry.shape, np.uint16)
     for k in range(geometry.shape[0]):
-        at = down @ (torch.einsum("d,cdji->cji", along[k], field) @ across.T)  # (3, J, I) mm
+        near = along[k].nonzero()[:, 0]  # the one or two cells between which the slice lies
+        at = down @ (torch.einsum("d,cdji->cji", along[k, near], field[:, near]) @ across.T)  # (3, J, I) mm
         at[0] += places[0][k]
         at[1] += places[1][:, None]
         at[2] += places[2]
