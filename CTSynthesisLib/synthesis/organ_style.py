@@ -20,15 +20,19 @@ from ..anatomy import understand
 from ..modelstore import load_card
 from ..regions import segment_regions
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder, restore
+from .condition import AIR, BODY, CLASS_OF_TISSUE
 from .generate import Cancelled, Result, generate
 from .noise import CELL
 from .request import FILLED, Request
+from .style_features import load_features
+from .style_network import SLICES, Shown, Told, changed, is_there, told_of
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, Slabs, Style, check_hounsfield, choose, digest, on_grid_of, slabs_of
-from .texture_transfer import Texture, Transfer, apply, fit, measure
+from .texture_transfer import Texture, apply, faded, fit, measure
 
 AT_ONCE = 16  # slices that are restyled together
 FADE = 2  # pixels around a structure that are read
-FITTED = 8  # slices that a transfer is fitted on
+FITTED = 6  # slices that a transfer is fitted on
+DRAWN = 4  # slices of each slab of a reference that the model draws
 _transfers, _textures = Kept(16), Kept(16)  # of references: a few numbers a structure
 
 
@@ -52,10 +56,14 @@ def style_segmentation(
     everything = understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu, elsewhere=FILLED)
     chosen, sentences = choose([u for u in everything if u.segment.value in present], reference, style)
     last = 0.5 if style.refine else 0.95
-    transfers = _calibrated(chosen, reference, request, labelmap.geometry, lambda f: report(0.2 * last * f, "measuring the style"), stop)
-    result = generate(labelmap, request, names=names, assumed=[*reference.notes, *sentences], cancelled=cancelled,
-                      progress=lambda fraction, stage: report(last * (0.2 + 0.7 * fraction), stage))  # fmt: skip
-    hu = restyle(result.volume, labelmap, transfers, seed=request.seed, between=_ticks(report, stop, 0.9 * last, last, "styling"))
+    sentences = [*reference.notes, *sentences, *_without_network()]
+    transfers, told = _calibrated(
+        chosen, reference, request, labelmap.geometry, lambda f: report(0.2 * last * f, "measuring the style"), stop
+    )
+    result = generate(labelmap, request, names=names, assumed=sentences, cancelled=cancelled,
+                      progress=lambda fraction, stage: report(last * (0.2 + 0.5 * fraction), stage))  # fmt: skip
+    hu = restyle(result.volume, labelmap, transfers, seed=request.seed, between=_ticks(report, stop, 0.7 * last, 0.8 * last, "styling"))
+    hu = _nearer(hu, result.volume, labelmap, told, request.seed, _ticks(report, stop, 0.8 * last, last, "styling"))
     if style.refine:
         hu = _refined(hu, labelmap, chosen, reference, style, _ticks(report, stop, last, 0.97, "refining"))
     report(1.0, "done")
@@ -103,14 +111,17 @@ def style_ct(
     own = slabs_of(content, labelmap, {(one.item.segment.value,) for one in chosen}, spacing)
     transfers = []
     for n, one in enumerate(chosen):
-        tick(n / len(chosen))
+        tick(0.8 * n / len(chosen))
         texture = textures[one.values]
         mask = torch.from_numpy(own.labels == one.item.segment.value)
         if texture is None or mask.sum() < FEWEST_VOXELS:
             sentences.append(f"Too little of {one.item.segment.name} is shown to restyle it; it stays as it is.")
         else:
-            transfers.append((one, fit(*_most(torch.from_numpy(own.hu), mask), texture, seed=seed + 1), 0.0))
-    hu = restyle(content, labelmap, transfers, seed=seed, between=_ticks(report, stop, 0.4 * last, last, "styling"))
+            transfers.append((one, fit(*most_of(torch.from_numpy(own.hu), mask), texture, seed=seed + 1), 0.0))
+    sentences += _without_network()
+    told = _told_of_ct(own, transfers, textures, reference, spacing)
+    hu = restyle(content, labelmap, transfers, seed=seed, between=_ticks(report, stop, 0.4 * last, 0.6 * last, "styling"))
+    hu = _nearer(hu, content, labelmap, told, seed, _ticks(report, stop, 0.6 * last, last, "styling"))
     if style.refine:
         hu = _refined(hu, labelmap, chosen, reference, style, _ticks(report, stop, last, 0.97, "refining"))
     report(1.0, "done")
@@ -148,11 +159,27 @@ def restyle(volume: Volume, labelmap: LabelMap, transfers, *, seed: int, between
     return np.ascontiguousarray(restore(result, axes, flips))
 
 
-def faded(mask: torch.Tensor) -> torch.Tensor:
-    """A mask (D, H, W) blurred in-plane by the taps (1, 2, 1) / 4, as a scanner blurs borders: weights of neighbours add up to one."""
-    padded = torch.nn.functional.pad(mask[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+def _nearer(hu, volume: Volume, labelmap: LabelMap, told: list[tuple[Chosen, Told]], seed: int, between) -> np.ndarray:
+    """Restyled ``hu`` brought nearer to the reference by the style network; a voxel that this leaves alone keeps its value."""
+    if not told:
+        return hu
+    axes, flips = volume.geometry.anatomical_axes
+    image, labels = (np.ascontiguousarray(reorder(a, axes, flips)) for a in (hu, labelmap.array))
+    tissues = np.full(int(labels.max()) + 1, BODY)
+    tissues[0] = AIR
+    groups: dict[tuple, list] = {}
+    for one, of in told:
+        tissues[one.item.segment.value] = CLASS_OF_TISSUE[one.item.structure.tissue]
+        groups.setdefault((one.values, one.strength), [of]).append(one.item.segment.value)
+    styles = [(tuple(values), strength, of) for (_, strength), (of, *values) in groups.items() if strength > 0]
+    origin = volume.geometry.reordered(axes, flips).lattice_origin()
+    change = changed(image, labels, tissues, styles, origin, seed=seed, between=between)
+    nearer = np.where(change == 0, image, np.clip(np.rint(image + change), -1024, 3071)).astype(np.int16)
+    return np.ascontiguousarray(restore(nearer, axes, flips))
+
+
+def _without_network() -> tuple[str, ...]:
+    return () if is_there() else ("The style network is not installed, so fine differences from the reference stay; reinstall it.",)
 
 
 def _boxes(mask: np.ndarray, origin):
@@ -172,7 +199,7 @@ def _window(mask: np.ndarray, origin=(0, 0, 0)) -> tuple[slice, slice]:
     return tuple(slice(max(a, 0), min(int(s[-1]) + FADE + 1, n)) for a, s, n in zip(starts, spans, mask.shape[1:], strict=True))
 
 
-def _most(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def most_of(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The part of the ``FITTED`` slices that show most of the mask."""
     chosen = mask.sum((1, 2)).argsort(descending=True)[:FITTED].sort().values
     return _boxed(x[chosen], mask[chosen])
@@ -200,26 +227,33 @@ def _textures_of(groups, reference: Reference, spacing) -> dict[tuple[int, ...],
     return {values: texture_of(shown, values, spacing[2]) for values in groups}
 
 
-def _calibrated(chosen, reference: Reference, request: Request, geometry: Geometry, tick, stop) -> list[tuple[Chosen, Transfer, float]]:
-    """The transfer of each chosen structure, fitted where model and reference show the same anatomy: the reference's.
+def _calibrated(chosen, reference: Reference, request: Request, geometry: Geometry, tick, stop):
+    """The transfer of each chosen structure, as (Chosen, Transfer, shift), and what the network is told of it, (Chosen, Told).
 
-    The model is told the content's Hounsfield values there. All seeds share one fit.
+    Both are found where model and reference show the same anatomy: the reference's. The model is told the content's Hounsfield values
+    there. All seeds share one fit.
     """
     spacing = geometry.reordered(*geometry.anatomical_axes).spacing
-    told: dict[int, float] = {}
+    hu: dict[int, float] = {}
+    tissues = {}
     for one in chosen:
+        tissues[one.values] = one.item.structure.tissue
         for value in one.values:
-            told.setdefault(value, one.item.mean_hu)
-    groups = sorted({one.values for one in chosen})
+            hu.setdefault(value, one.item.mean_hu)
+    groups = sorted(tissues)
     request = replace(request, hu=None, outside="air", seed=0)
-    key = digest(reference.digest, spacing, request.to_json(), load_card(request.model).sha256, sorted(told.items()), groups)
-    transfers = _transfers.get(key, lambda: _fitted(groups, told, reference, request, spacing, tick, stop))
-    return [(one, transfers[one.values], one.item.mean_hu - told[one.values[0]]) for one in chosen if transfers[one.values]]
+    versions = load_card(request.model).sha256, is_there()
+    key = digest(reference.digest, spacing, request.to_json(), versions, sorted(hu.items()), groups)
+    transfers, told = _transfers.get(key, lambda: _fitted(tissues, hu, reference, request, spacing, tick, stop))
+    fits = [(one, transfers[one.values], one.item.mean_hu - hu[one.values[0]]) for one in chosen if one.values in transfers]
+    return fits, [(one, told[one.values]) for one in chosen if one.values in told]
 
 
-def _fitted(groups, told, reference: Reference, request: Request, spacing, tick, stop) -> dict[tuple[int, ...], Transfer | None]:
-    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing)
-    segments = tuple(Segment(u.segment.value, u.segment.name, hu=told.get(u.segment.value)) for u in reference.understood)
+def _fitted(tissues, hu, reference: Reference, request: Request, spacing, tick, stop) -> tuple[dict, dict]:
+    """By label values of the reference: the Transfers, and what the network is told."""
+    groups = sorted(tissues)
+    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing, DRAWN)
+    segments = tuple(Segment(u.segment.value, u.segment.name, hu=hu.get(u.segment.value)) for u in reference.understood)
     drawn, first = [], 0
     for g in shown.geometries:
         tick(first / len(shown.hu))
@@ -227,12 +261,51 @@ def _fitted(groups, told, reference: Reference, request: Request, spacing, tick,
         drawn.append(generate(part, request, cancelled=stop).volume.array)
         first += g.shape[0]
     content = torch.from_numpy(np.concatenate(drawn).astype(np.float32))
-    transfers = {}
+    transfers, textures = {}, {}
     for values in groups:
         texture = texture_of(shown, values, spacing[2])
-        mask = torch.from_numpy(np.isin(shown.labels, values))
-        transfers[values] = texture and fit(*_most(content, mask), texture, seed=1, steady=True)
-    return transfers
+        if texture:
+            mask = torch.from_numpy(np.isin(shown.labels, values))
+            transfers[values], textures[values] = fit(*most_of(content, mask), texture, seed=1, steady=True), texture
+    if not is_there():
+        return transfers, {}
+    tick(1.0)
+    groups, few = {v: v for v in transfers}, _few(len(content))
+    made = _as_restyled(content[few], shown.labels[few], groups, transfers)
+    both = (Shown.of(image, shown.labels[few], groups) for image in (shown.hu[few], made))
+    return transfers, told_of(load_features(), *both, {v: (textures[v], tissues[v]) for v in transfers})
+
+
+def _few(slices: int) -> np.ndarray:
+    return np.linspace(0, slices - 1, min(SLICES, slices)).round().astype(int)
+
+
+def _as_restyled(hu: torch.Tensor, labels: np.ndarray, values: dict, transfers: dict) -> np.ndarray:
+    """A few slices ``hu`` (n, H, W) with each transfer applied where ``labels`` are its ``values``."""
+    change = torch.zeros_like(hu)
+    for key, transfer in transfers.items():
+        mask = np.isin(labels, values[key])
+        if mask.any():
+            window = (slice(None), *_window(mask))
+            x, inside = hu[window], torch.from_numpy(mask[window]).float()
+            change[window] += faded(inside) * (apply(x, inside, transfer, 1.0, seed=1) - x)
+    return (hu + change).numpy()
+
+
+def _told_of_ct(own: Slabs, transfers, textures, reference: Reference, spacing) -> list[tuple[Chosen, Told]]:
+    """The same for a content CT: what its slices ``own``, restyled, lack."""
+    if not is_there() or not transfers:
+        return []
+    values, fits, tissues = {}, {}, {}
+    for one, transfer, _ in transfers:
+        values.setdefault(one.values, []).append(one.item.segment.value)
+        fits[one.values], tissues[one.values] = transfer, one.item.structure.tissue
+    shown = slabs_of(reference.scan, reference.labelmap, sorted(fits), spacing)
+    few, both = _few(len(own.hu)), {v: v for v in fits}
+    made = _as_restyled(torch.from_numpy(own.hu[few]), own.labels[few], values, fits)
+    theirs, ours = Shown.of(shown.hu, shown.labels, both).few(), Shown.of(made, own.labels[few], values)
+    told = told_of(load_features(), theirs, ours, {v: (textures[v], tissues[v]) for v in fits})
+    return [(one, told[one.values]) for one, _, _ in transfers if one.values in told]
 
 
 def _refined(hu, labelmap, chosen, reference, style, between):

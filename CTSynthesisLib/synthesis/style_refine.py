@@ -17,6 +17,7 @@ from ..volume import LabelMap, reorder, restore
 from .mask_cgan import compute_dtype
 from .style_features import StyleFeatures, load_features, mask_at, normalised_gram
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, slabs_of
+from .texture_transfer import faded
 
 SLAB = 4  # slices that are optimised together
 RATE, LAST_RATE = 4.0, 0.5  # HU a step, Adam: at the beginning and at the end
@@ -121,8 +122,6 @@ def _box(labels, chosen):
 
 def _optimised(features, fast, labels, chosen, targets, steps, previous, tick) -> np.ndarray:
     """What is to be added to the slab ``fast`` (D, H, W)."""
-    from .organ_style import faded
-
     fast = torch.from_numpy(fast)
     masks = {one: torch.from_numpy(labels == one.item.segment.value).float() for one in chosen}
     masks = {one: mask for one, mask in masks.items() if mask.sum() >= 50}

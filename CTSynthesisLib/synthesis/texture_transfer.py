@@ -174,6 +174,13 @@ def apply(
     return mixed + strength * (mapped - mixed)
 
 
+def faded(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (D, H, W) blurred in-plane by the taps (1, 2, 1) / 4, as a scanner blurs borders: weights of neighbours add up to one."""
+    padded = F.pad(mask[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+
+
 def _held(base: torch.Tensor, low: float, high: float) -> torch.Tensor:
     inside = base.clamp(low, high)
     return inside + HELD * (base - inside)

@@ -27,10 +27,6 @@ from .pictures import draw_loss_curves, draw_strip
 from .strip import Strip
 from .style_slices import StyleImage, StyleSlices, read_style
 
-# The output begins at -950 HU. From soft tissue, where a bias of 0 begins, no way of falling loss leads to air: after 500 iterations all
-# that is flat, outside the body too, was still grey. From air the losses fall steadily towards the anatomy.
-FROM_AIR = -1.83
-
 
 @dataclass(frozen=True)
 class Krishna2019:
@@ -47,6 +43,9 @@ class Krishna2019:
     variation_weight: float = 1e-3
     filters: int = 32  # not given; half of what DCGAN has, so that an hour on a small GPU is enough
     hu_range: tuple[float, float] = (-1000.0, 1000.0)  # that is -1..1; not given, fixed, never per image
+    # Where G's output begins, by its last bias; not given. From soft tissue no way of falling loss leads to air: after 500 iterations all
+    # that is flat, outside the body too, was still grey. From -800 HU, where tanh is four times as steep, the air stays at -800 HU.
+    begin_hu: float = -950.0
     slices_per_case: int = 2  # "1-2 images from a similar anatomical position of each patient"
     seed: int = 0  # initial weights, order of the slices, codes z
 
@@ -54,6 +53,12 @@ class Krishna2019:
     def depth(self) -> int:
         """Layers of stride 2 from the image to 4×4."""
         return int(np.log2(self.image_size // 4))
+
+    @property
+    def begin(self) -> float:
+        """The bias that makes tanh give ``begin_hu``."""
+        low, high = self.hu_range
+        return float(np.arctanh(2 * (self.begin_hu - low) / (high - low) - 1))
 
 
 class StyleGAN(Kept):
@@ -81,7 +86,7 @@ class StyleGAN(Kept):
             self.critic = StyleCritic(StyleCriticConfig(**sizes))
             for network in (self.generator, self.critic):
                 network.apply(_initialise)
-            nn.init.constant_(self.generator.end.bias, FROM_AIR)
+            nn.init.constant_(self.generator.end.bias, preset.begin)
         for network in (self.generator, self.critic, features.network):
             network.to(device, memory_format=torch.channels_last)
         self.optimizer_G = torch.optim.Adam(self.generator.parameters(), preset.learning_rate_G, preset.betas)
