@@ -28,7 +28,7 @@ DIAMETERS = (6.0, 20.0)  # mm
 JITTER_MM = 3.0
 AROUND_MM = 30  # of a place: the lung whose density decides what shows there
 LEAST_CONTRAST = 60.0  # HU; the engine, too, tells the user that less will hardly show
-RECIPE = NoduleClassifierRecipe(rate=3e-4, iterations=1200, density=(0.75, 1.1), noise=25.0)
+RECIPE = NoduleClassifierRecipe(rate=3e-4, iterations=700, density=(0.75, 1.1), noise=25.0)
 VIEWS = 8  # of each outlined nodule
 
 
@@ -104,7 +104,7 @@ def main(arguments=None):
     parser.add_argument("--check", nargs="+", required=True, help="cases that choose among the weights on the way")
     parser.add_argument("--cases", nargs="+", required=True, help="held-out cases")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--count", type=int, default=60, help="nodules in each case (default: 60)")
+    parser.add_argument("--count", type=int, default=30, help="nodules in each case (default: 30)")
     parser.add_argument("--iterations", type=int, default=RECIPE.iterations)
     options = parser.parse_args(arguments)
     cubes = {case: cubes_of(options.data / case, options.count, 1000 * n, erased=case in options.cases)

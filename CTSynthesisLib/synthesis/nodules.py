@@ -33,6 +33,7 @@ SHELL_MM = 10.0  # around what is erased: the lung whose spread it gets
 SOFT_TISSUE_HU = (-150.0, 250.0)  # with its noise
 DARKEST = 0.3  # percentile of the lung around; what is painted is no darker
 LARGEST_ERASED_MM = 60.0
+SEEN_THROUGH_HU = (-500.0, -350.0)  # a nodule's median, up to which what shows through it is kept, and from which on it is taken for solid
 LEAST_SHARE = 5e-4  # of a nodule in a voxel that is written: less changes it by no HU, so there is no step where painting ends
 
 
@@ -188,7 +189,9 @@ def _take_out(scan: _Scan, model: Model, mask, centre, reach, seed):
     x = voi_.eraser_inputs(voi, voi_.gaussian(mask, spacing, 0.4), where, healthy, grain)
     correction, log_gain, through = model(x)
     filled = voi_.filled(voi, where, healthy)
-    correction = where * (voi.to_native(correction) + voi.to_native(through) * (voi.hu - filled))
+    glass, solid = SEEN_THROUGH_HU
+    kept = voi.to_native(through) * np.clip((solid - np.median(voi.hu[mask])) / (solid - glass), 0, 1)
+    correction = where * (voi.to_native(correction) + kept * (voi.hu - filled))
     even = mask & (correction < PAINTED_VESSEL_HU)
     plain = filled + correction - where * (correction[even].mean() if even.any() else 0)  # the level is known
     grain = where * np.exp(voi.to_native(log_gain)) * grain

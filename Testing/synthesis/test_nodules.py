@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.synthesis import nodules
 from CTSynthesisLib.synthesis.nodule_places import grown, lungs_of, random_places
 from CTSynthesisLib.synthesis.nodule_shape import Nodule
 from CTSynthesisLib.synthesis.nodules import erase, inject
@@ -92,6 +93,21 @@ def test_an_erased_nodule_leaves_lung_like_that_around_it(a_chest, injected, mod
     assert [list(entry)[0] for entry in json.loads(cleared.volume.metadata["CTSynthesis.Nodules"])] == ["injected", "erased"]
     changed = np.argwhere(cleared.volume.array != injected.volume.array)
     assert np.linalg.norm((changed - in_the_lung(labels)) * volume.geometry.spacing[::-1], axis=1).max() < 20
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("ground-glass", True), ("solid", False)])
+def test_an_eraser_keeps_what_shows_through_ground_glass_and_nothing_of_what_is_solid(a_chest, models, monkeypatch, kind, kept):
+    """An eraser that would keep everything that is visible."""
+    volume, labels = a_chest
+    at = in_the_lung(labels)
+    array = volume.array.copy()
+    k, j, i = (int(a) for a in at)
+    array[k, j, i - 8 : i + 9] = 40
+    made = inject(Volume(array, volume.geometry), [(Nodule(12.0, kind, "smooth", 1), at)], labels, injector=models["injector"])
+    answer = nodules.Model.__call__
+    monkeypatch.setattr(nodules.Model, "__call__", lambda model, x: (*answer(model, x)[:2], np.ones(x.shape[1:], np.float32)))
+    cleared = erase(made.volume, [made.segmentation.array > 0], labels, eraser=models["eraser"]).volume.array
+    assert (cleared[k, j, i - 1 : i + 2].mean() > -300) == kept
 
 
 def test_a_click_finds_the_nodule(a_chest, injected):
