@@ -16,7 +16,7 @@ from .errors import UnusableInput
 MODELS = RESOURCES / "Models"
 IMPORTED = Path(os.environ.get("CTSYNTHESIS_HOME") or Path.home() / ".ctsynthesis") / "models"  # never inside the extension
 # kinds of models that draw no CT by themselves
-HELPERS = ("segmenter", "completion", "style_encoder", "style_network", "nodule_injector", "nodule_eraser", "nodule_classifier")
+HELPERS = ("segmenter", "completion", "style_encoder", "nodule_injector", "nodule_eraser", "nodule_classifier")
 COUNTER = "num_batches_tracked"  # as batch norm's counters are named
 FROM_NOTHING = ("anatomy", "ctsgan2021", "gan3d")  # kinds that draw whole volumes and take no segmentation
 

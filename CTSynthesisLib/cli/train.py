@@ -6,7 +6,6 @@ PRESET is one of
   completion         the network that fills in for it what a segmentation leaves open
   segmenter          the network that measures how faithful a CT is to its label map
   style_encoder      the network in whose features styles are compared
-  style_network      the network that brings `style`'s fast path nearer to its reference
   anatomy            the model that draws whole chests for `volume`
   nodule-injector    the network that puts lung nodules in
   nodule-eraser      the one that takes them out; it learns on what the injector has put in
@@ -29,8 +28,8 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
 
-PRESETS = ("default", "completion", "segmenter", "style_encoder", "style_network", "anatomy", "nodule-injector", "nodule-eraser",
-           "nodule-classifier", "jin2018", "habijan2022", "krishna2019", "ctsgan2021", "gan3d")  # fmt: skip
+PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-injector", "nodule-eraser", "nodule-classifier",
+           "jin2018", "habijan2022", "krishna2019", "ctsgan2021", "gan3d")  # fmt: skip
 CONTINUED = ("default", "nodule-classifier")  # may begin with another model's weights
 OF_KRISHNA = ("style", "style_segmentation", "vgg", "slices_per_case", "style_weight", "content_weight", "variation_weight")
 NODULES = ("nodule-injector", "nodule-eraser")

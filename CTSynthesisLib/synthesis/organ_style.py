@@ -3,7 +3,8 @@
 From a segmentation, the default model draws the anatomy and each chosen structure then gets the reference's texture; from a CT, its own
 structures do. How much of each band has to be added or taken away, and which HU become which, is found beforehand: from a CT on the CT
 itself, from a segmentation by letting the model draw a few slices of the *reference's* anatomy and comparing them with the reference. So
-the image that is made is never measured, blocks and edits behave as in ``generate`` (DESIGN, decision 2), and the model runs once.
+the image that is made is never measured, blocks and edits behave as in ``generate`` (DESIGN, decision 2), and the model runs once. What
+these slices still lack of the reference, a step then adds (``style_guide``).
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from ..anatomy import understand
 from ..modelstore import load_card
 from ..regions import segment_regions
 from ..volume import Geometry, LabelMap, Segment, Volume, reorder, restore
-from .condition import AIR, BODY, CLASS_OF_TISSUE
 from .generate import Cancelled, Result, generate
 from .noise import CELL
 from .request import FILLED, Request
-from .style_features import load_features
-from .style_network import SLICES, Shown, Told, changed, is_there, told_of
+from .style_features import load_encoder
+from .style_guide import SLICES, Guide, Shown, guides_of, step_of
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, Slabs, Style, check_hounsfield, choose, digest, on_grid_of, slabs_of
 from .texture_transfer import Texture, apply, faded, fit, measure
 
 AT_ONCE = 16  # slices that are restyled together
 FADE = 2  # pixels around a structure that are read
 FITTED = 6  # slices that a transfer is fitted on
+NARROWEST = 5.0  # HU: structures that vary less take steps as if they varied so much
 DRAWN = 4  # slices of each slab of a reference that the model draws
 _transfers, _textures = Kept(16), Kept(16)  # of references: a few numbers a structure
 
@@ -56,14 +57,13 @@ def style_segmentation(
     everything = understand(labelmap.segments, phase=request.phase, names=names, hu=request.hu, elsewhere=FILLED)
     chosen, sentences = choose([u for u in everything if u.segment.value in present], reference, style)
     last = 0.5 if style.refine else 0.95
-    sentences = [*reference.notes, *sentences, *_without_network()]
-    transfers, told = _calibrated(
+    transfers, guides = _calibrated(
         chosen, reference, request, labelmap.geometry, lambda f: report(0.2 * last * f, "measuring the style"), stop
     )
-    result = generate(labelmap, request, names=names, assumed=sentences, cancelled=cancelled,
+    result = generate(labelmap, request, names=names, assumed=[*reference.notes, *sentences], cancelled=cancelled,
                       progress=lambda fraction, stage: report(last * (0.2 + 0.5 * fraction), stage))  # fmt: skip
     hu = restyle(result.volume, labelmap, transfers, seed=request.seed, between=_ticks(report, stop, 0.7 * last, 0.8 * last, "styling"))
-    hu = _nearer(hu, result.volume, labelmap, told, request.seed, _ticks(report, stop, 0.8 * last, last, "styling"))
+    hu = _nearer(hu, result.volume, labelmap, guides, _ticks(report, stop, 0.8 * last, last, "styling"))
     if style.refine:
         hu = _refined(hu, labelmap, chosen, reference, style, _ticks(report, stop, last, 0.97, "refining"))
     report(1.0, "done")
@@ -118,10 +118,9 @@ def style_ct(
             sentences.append(f"Too little of {one.item.segment.name} is shown to restyle it; it stays as it is.")
         else:
             transfers.append((one, fit(*most_of(torch.from_numpy(own.hu), mask), texture, seed=seed + 1), 0.0))
-    sentences += _without_network()
-    told = _told_of_ct(own, transfers, textures, reference, spacing)
+    guides = _guides_of_ct(own, transfers, textures, reference, spacing)
     hu = restyle(content, labelmap, transfers, seed=seed, between=_ticks(report, stop, 0.4 * last, 0.6 * last, "styling"))
-    hu = _nearer(hu, content, labelmap, told, seed, _ticks(report, stop, 0.6 * last, last, "styling"))
+    hu = _nearer(hu, content, labelmap, guides, _ticks(report, stop, 0.6 * last, last, "styling"))
     if style.refine:
         hu = _refined(hu, labelmap, chosen, reference, style, _ticks(report, stop, last, 0.97, "refining"))
     report(1.0, "done")
@@ -159,27 +158,17 @@ def restyle(volume: Volume, labelmap: LabelMap, transfers, *, seed: int, between
     return np.ascontiguousarray(restore(result, axes, flips))
 
 
-def _nearer(hu, volume: Volume, labelmap: LabelMap, told: list[tuple[Chosen, Told]], seed: int, between) -> np.ndarray:
-    """Restyled ``hu`` brought nearer to the reference by the style network; a voxel that this leaves alone keeps its value."""
-    if not told:
-        return hu
+def _nearer(hu, volume: Volume, labelmap: LabelMap, guides: list[tuple[Chosen, Guide]], between) -> np.ndarray:
+    """Restyled ``hu`` after the step against the guides; a voxel that this leaves alone keeps its value."""
     axes, flips = volume.geometry.anatomical_axes
     image, labels = (np.ascontiguousarray(reorder(a, axes, flips)) for a in (hu, labelmap.array))
-    tissues = np.full(int(labels.max()) + 1, BODY)
-    tissues[0] = AIR
     groups: dict[tuple, list] = {}
-    for one, of in told:
-        tissues[one.item.segment.value] = CLASS_OF_TISSUE[one.item.structure.tissue]
-        groups.setdefault((one.values, one.strength), [of]).append(one.item.segment.value)
-    styles = [(tuple(values), strength, of) for (_, strength), (of, *values) in groups.items() if strength > 0]
-    origin = volume.geometry.reordered(axes, flips).lattice_origin()
-    change = changed(image, labels, tissues, styles, origin, seed=seed, between=between)
+    for one, guide in guides:
+        groups.setdefault((one.values, one.strength), [guide]).append(one.item.segment.value)
+    styles = [(tuple(values), strength, guide) for (_, strength), (guide, *values) in groups.items() if strength > 0]
+    change = step_of(image, labels, styles, volume.geometry.reordered(axes, flips).lattice_origin(), between=between)
     nearer = np.where(change == 0, image, np.clip(np.rint(image + change), -1024, 3071)).astype(np.int16)
     return np.ascontiguousarray(restore(nearer, axes, flips))
-
-
-def _without_network() -> tuple[str, ...]:
-    return () if is_there() else ("The style network is not installed, so fine differences from the reference stay; reinstall it.",)
 
 
 def _boxes(mask: np.ndarray, origin):
@@ -228,32 +217,28 @@ def _textures_of(groups, reference: Reference, spacing) -> dict[tuple[int, ...],
 
 
 def _calibrated(chosen, reference: Reference, request: Request, geometry: Geometry, tick, stop):
-    """The transfer of each chosen structure, as (Chosen, Transfer, shift), and what the network is told of it, (Chosen, Told).
+    """The transfer of each chosen structure, as (Chosen, Transfer, shift), and its guide, (Chosen, Guide).
 
     Both are found where model and reference show the same anatomy: the reference's. The model is told the content's Hounsfield values
     there. All seeds share one fit.
     """
     spacing = geometry.reordered(*geometry.anatomical_axes).spacing
-    hu: dict[int, float] = {}
-    tissues = {}
+    told: dict[int, float] = {}
     for one in chosen:
-        tissues[one.values] = one.item.structure.tissue
         for value in one.values:
-            hu.setdefault(value, one.item.mean_hu)
-    groups = sorted(tissues)
+            told.setdefault(value, one.item.mean_hu)
+    groups = sorted({one.values for one in chosen})
     request = replace(request, hu=None, outside="air", seed=0)
-    versions = load_card(request.model).sha256, is_there()
-    key = digest(reference.digest, spacing, request.to_json(), versions, sorted(hu.items()), groups)
-    transfers, told = _transfers.get(key, lambda: _fitted(tissues, hu, reference, request, spacing, tick, stop))
-    fits = [(one, transfers[one.values], one.item.mean_hu - hu[one.values[0]]) for one in chosen if one.values in transfers]
-    return fits, [(one, told[one.values]) for one in chosen if one.values in told]
+    key = digest(reference.digest, spacing, request.to_json(), load_card(request.model).sha256, sorted(told.items()), groups)
+    transfers, guides = _transfers.get(key, lambda: _fitted(groups, told, reference, request, spacing, tick, stop))
+    fits = [(one, transfers[one.values], one.item.mean_hu - told[one.values[0]]) for one in chosen if one.values in transfers]
+    return fits, [(one, guides[one.values]) for one in chosen if one.values in guides]
 
 
-def _fitted(tissues, hu, reference: Reference, request: Request, spacing, tick, stop) -> tuple[dict, dict]:
-    """By label values of the reference: the Transfers, and what the network is told."""
-    groups = sorted(tissues)
+def _fitted(groups, told, reference: Reference, request: Request, spacing, tick, stop) -> tuple[dict, dict]:
+    """Transfers and guides by label values of the reference."""
     shown = slabs_of(reference.scan, reference.labelmap, groups, spacing, DRAWN)
-    segments = tuple(Segment(u.segment.value, u.segment.name, hu=hu.get(u.segment.value)) for u in reference.understood)
+    segments = tuple(Segment(u.segment.value, u.segment.name, hu=told.get(u.segment.value)) for u in reference.understood)
     drawn, first = [], 0
     for g in shown.geometries:
         tick(first / len(shown.hu))
@@ -263,25 +248,31 @@ def _fitted(tissues, hu, reference: Reference, request: Request, spacing, tick, 
     content = torch.from_numpy(np.concatenate(drawn).astype(np.float32))
     transfers, textures = {}, {}
     for values in groups:
-        texture = texture_of(shown, values, spacing[2])
-        if texture:
+        if texture := texture_of(shown, values, spacing[2]):
             mask = torch.from_numpy(np.isin(shown.labels, values))
             transfers[values], textures[values] = fit(*most_of(content, mask), texture, seed=1, steady=True), texture
-    if not is_there():
-        return transfers, {}
     tick(1.0)
-    groups, few = {v: v for v in transfers}, _few(len(content))
-    made = _as_restyled(content[few], shown.labels[few], groups, transfers)
-    both = (Shown.of(image, shown.labels[few], groups) for image in (shown.hu[few], made))
-    return transfers, told_of(load_features(), *both, {v: (textures[v], tissues[v]) for v in transfers})
+    same = {values: values for values in transfers}
+    return transfers, _guides(shown, content, shown.labels, same, transfers, textures)
 
 
-def _few(slices: int) -> np.ndarray:
-    return np.linspace(0, slices - 1, min(SLICES, slices)).round().astype(int)
+def _guides_of_ct(own: Slabs, transfers, textures, reference: Reference, spacing) -> list[tuple[Chosen, Guide]]:
+    """Guides for a content CT, from slices ``own`` of it."""
+    values, fits = {}, {}
+    for one, transfer, _ in transfers:
+        values.setdefault(one.values, []).append(one.item.segment.value)
+        fits[one.values] = transfer
+    if not fits:
+        return []
+    shown = slabs_of(reference.scan, reference.labelmap, sorted(fits), spacing)
+    guides = _guides(shown, torch.from_numpy(own.hu), own.labels, values, fits, textures)
+    return [(one, guides[one.values]) for one, _, _ in transfers if one.values in guides]
 
 
-def _as_restyled(hu: torch.Tensor, labels: np.ndarray, values: dict, transfers: dict) -> np.ndarray:
-    """A few slices ``hu`` (n, H, W) with each transfer applied where ``labels`` are its ``values``."""
+def _guides(shown: Slabs, content: torch.Tensor, labels: np.ndarray, values: dict, transfers: dict, textures: dict) -> dict:
+    """Guides from the reference's slices ``shown`` and a few of the ``content`` (n, H, W), restyled where ``labels`` are ``values``."""
+    chosen = np.linspace(0, len(content) - 1, min(SLICES, len(content))).round().astype(int)
+    hu, labels = content[chosen], labels[chosen]
     change = torch.zeros_like(hu)
     for key, transfer in transfers.items():
         mask = np.isin(labels, values[key])
@@ -289,23 +280,9 @@ def _as_restyled(hu: torch.Tensor, labels: np.ndarray, values: dict, transfers: 
             window = (slice(None), *_window(mask))
             x, inside = hu[window], torch.from_numpy(mask[window]).float()
             change[window] += faded(inside) * (apply(x, inside, transfer, 1.0, seed=1) - x)
-    return (hu + change).numpy()
-
-
-def _told_of_ct(own: Slabs, transfers, textures, reference: Reference, spacing) -> list[tuple[Chosen, Told]]:
-    """The same for a content CT: what its slices ``own``, restyled, lack."""
-    if not is_there() or not transfers:
-        return []
-    values, fits, tissues = {}, {}, {}
-    for one, transfer, _ in transfers:
-        values.setdefault(one.values, []).append(one.item.segment.value)
-        fits[one.values], tissues[one.values] = transfer, one.item.structure.tissue
-    shown = slabs_of(reference.scan, reference.labelmap, sorted(fits), spacing)
-    few, both = _few(len(own.hu)), {v: v for v in fits}
-    made = _as_restyled(torch.from_numpy(own.hu[few]), own.labels[few], values, fits)
-    theirs, ours = Shown.of(shown.hu, shown.labels, both).few(), Shown.of(made, own.labels[few], values)
-    told = told_of(load_features(), theirs, ours, {v: (textures[v], tissues[v]) for v in fits})
-    return [(one, told[one.values]) for one, _, _ in transfers if one.values in told]
+    theirs = Shown.of(shown.hu, shown.labels, {key: key for key in transfers}).few(SLICES)
+    spreads = {key: max(textures[key].spread, NARROWEST) for key in transfers}
+    return guides_of(load_encoder(), theirs, Shown.of((hu + change).numpy(), labels, values), spreads)
 
 
 def _refined(hu, labelmap, chosen, reference, style, between):

@@ -63,6 +63,12 @@ def load_features(imagenet: str | Path | None = None) -> StyleFeatures:
     imagenet = imagenet or os.environ.get(ENVIRONMENT)
     if imagenet:
         return StyleFeatures(_frozen(_imagenet(Path(imagenet))), "imagenet")
+    return load_encoder()
+
+
+@lru_cache(maxsize=1)
+def load_encoder() -> StyleFeatures:
+    """The encoder that ships."""
     card = load_card(ENCODER)
     network = VGG19(card.network["width"])
     load_into(network, card)
