@@ -47,6 +47,14 @@ def test_numbers_are_those_of_the_paper(a_style):
     assert STYLE_LAYERS == (1, 3, 5, 9, 13) and CONTENT_LAYERS == (10,)
 
 
+@pytest.mark.parametrize("begin", (-950.0, -800.0))
+def test_the_generator_begins_at_the_presets_hounsfield_value(a_style, a_batch, begin):
+    model = StyleGAN(replace(TINY, begin_hu=begin), a_style, load_features())
+    with torch.no_grad():
+        drawn = model.generator.eval()(to_network(a_batch[1]), a_batch[2])
+    assert float(drawn.median()) * 1000 == pytest.approx(begin, abs=20)
+
+
 def test_one_step_changes_d_by_equation_9_and_g_by_equation_8_only(a_style, a_batch):
     features = load_features()
     model = StyleGAN(TINY, a_style, features)
