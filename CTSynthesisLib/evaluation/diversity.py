@@ -49,7 +49,7 @@ def _blurred(x):
     return x
 
 
-def pairwise(volumes: list[np.ndarray], *, at_most: int = 12, seed: int = 0) -> list[float]:
+def pairwise(volumes: list[np.ndarray], *, at_most: int = 36, seed: int = 0) -> list[float]:
     """MS-SSIM of pairs of ``volumes`` (k, j, i) in HU: of all, or of ``at_most`` random ones."""
     pairs = list(combinations(range(len(volumes)), 2))
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:at_most]

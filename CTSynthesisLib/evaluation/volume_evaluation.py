@@ -22,6 +22,7 @@ from ..files import read_volume
 from ..modelstore import load_card
 from ..synthesis.cohort import Cohort, make
 from ..synthesis.ct_sgan import PRESETS, VolumeRequest
+from ..synthesis.memory import give_memory_back
 from ..volume import Geometry, Volume
 from .audit import audit, noisy, warped
 from .coherence import neighbour_change
@@ -209,6 +210,7 @@ def _kept(file: Path, made: Callable[[], np.ndarray]) -> np.ndarray:
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, made())
+        give_memory_back()  # the activations', which would add up
     return np.load(file)
 
 
