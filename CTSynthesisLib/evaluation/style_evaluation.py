@@ -65,7 +65,7 @@ def evaluate_style(plan: StylePlan, report: Callable[[str], None] = print) -> di
     references = {name: reference_of(scan, name, regions) for name, (scan, regions) in cases.items()}
     result: dict = {"features": features.name, "separation": separation(cases, features), "pairs": [], "contents": []}
     report("Gram distance of features, median, relative: " + _sentence(result["separation"]))
-    heads = ("unstyled", "styled", "fall", "real", "HU off", "real off", "spread")
+    heads = ("unstyled", "styled", "fall", "real", "HU off", "real off", "spread", "real")
     report(f"{'content':<18} {'reference':<18} {'structure':<13} " + " ".join(f"{head:>8}" for head in heads))
     for content in cases:
         scan, regions = (_middle(one, plan.slices) for one in cases[content])
@@ -73,7 +73,8 @@ def evaluate_style(plan: StylePlan, report: Callable[[str], None] = print) -> di
             rows, figures = _pair(scan, regions, reference, request, features)
             for row in rows:
                 report(f"{content:<18} {name:<18} {row['structure']:<13} {row['unstyled']:8.3f} {row['styled']:8.3f} {row['fall']:8.0%} "
-                       f"{row['real']:8.3f} {row['hu_off']:8.1f} {row['real_hu_off']:8.1f} {row['spread_ratio']:8.2f}")  # fmt: skip
+                       f"{row['real']:8.3f} {row['hu_off']:8.1f} {row['real_hu_off']:8.1f} {row['spread_ratio']:8.2f} "
+                       f"{row['real_spread_ratio']:8.2f}")  # fmt: skip
             report(f"{'':<18} {'':<18} " + _sentence(figures))
             result["pairs"].append({"content": content, "reference": name, "structures": rows, **figures})
         other = next((r for name, r in references.items() if name != content), references[content])
@@ -136,7 +137,8 @@ def _distances(regions: LabelMap, chosen, reference: Reference, features: StyleF
         row |= {"structure": one.item.segment.name, "unstyled": row.pop("plain"), "hu_off": float(a.mean() - b.mean()),
                 "spread_ratio": float(a.std() / b.std()), "voxels": int(mask.sum())}  # fmt: skip
         if "real" in ours:  # what two persons, or two parts of one, differ by
-            row["real_hu_off"] = float(ours["real"][inner].double().mean() - b.mean())
+            real = ours["real"][inner].double()
+            row |= {"real_hu_off": float(real.mean() - b.mean()), "real_spread_ratio": float(real.std() / b.std())}
         row["fall"] = 1 - row["styled"] / row["unstyled"]
         rows.append(row)
     return rows
