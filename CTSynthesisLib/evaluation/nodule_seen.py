@@ -2,8 +2,8 @@
 
 ``python -m CTSynthesisLib.evaluation.nodule_seen --data DIR --train A B --check C --cases D E -o FILE.json`` trains the classifier of
 ``ctsynthesis train nodule-classifier`` on cubes of lung with and without injected nodules of some persons (``--check``: those on whom its
-best weights, and the probability from which on it calls a nodule, are chosen), and asks it about others: injected nodules, outlined real
-ones where the cases have any, healthy places, and all of the nodules after they were erased.
+best weights are chosen), several times with other first weights, and asks it about others: injected nodules, outlined real ones where the
+cases have any, healthy places, and all of the nodules after they were erased.
 """
 
 from __future__ import annotations
@@ -81,16 +81,9 @@ def samples(cubes: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate([part for part, _ in parts]), np.concatenate([np.full(len(part), label) for part, label in parts])
 
 
-def best_threshold(found: np.ndarray, labels: np.ndarray) -> float:
-    """The probability from which on calling a nodule is right most often; of several, that in their middle."""
-    thresholds = np.arange(5, 96) / 100
-    right = [((found > one) == labels).mean() for one in thresholds]
-    return float(np.median(thresholds[np.isclose(right, np.max(right))]))
-
-
-def figures(said: dict[str, np.ndarray], threshold: float) -> dict:
+def figures(said: dict[str, np.ndarray]) -> dict:
     """Accuracy on nodules and healthy places, and which share of each kind of cube was called a nodule, from the probabilities ``said``."""
-    called = {name: one > threshold for name, one in said.items()}
+    called = {name: one > 0.5 for name, one in said.items()}
     right = np.concatenate([called["injected"], *([called["real"]] if "real" in called else []), ~called["healthy"]])
     shares = {f"{name}_called_nodule": float(one.mean()) for name, one in sorted(called.items())}
     counts = {name: len(one) for name, one in sorted(said.items())}
@@ -105,18 +98,22 @@ def main(arguments=None):
     parser.add_argument("--cases", nargs="+", required=True, help="held-out cases")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--count", type=int, default=30, help="nodules in each case (default: 30)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings (default: 3)")
     parser.add_argument("--iterations", type=int, default=RECIPE.iterations)
     options = parser.parse_args(arguments)
     cubes = {case: cubes_of(options.data / case, options.count, 1000 * n, erased=case in options.cases)
              for n, case in enumerate([*options.train, *options.check, *options.cases])}  # fmt: skip
     learned, checked = (samples([cubes[case] for case in cases]) for cases in (options.train, options.check))
-    with tempfile.TemporaryDirectory() as out:
-        network, _ = fit(*learned, Path(out), RECIPE, iterations=options.iterations, validation=checked, on_log=print)
-    threshold = best_threshold(probabilities(network, checked[0]), checked[1])
-    said = {case: {name: probabilities(network, part) for name, part in cubes[case].items()} for case in options.cases}
-    names = {name for one in said.values() for name in one}
-    together = {name: np.concatenate([one[name] for one in said.values() if name in one]) for name in names}
-    result = figures(together, threshold) | {"threshold": threshold, "cases": {case: figures(one, threshold) for case, one in said.items()}}
+    of_seeds = []
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as out:
+            recipe = replace(RECIPE, seed=seed)
+            network, _ = fit(*learned, Path(out), recipe, iterations=options.iterations, validation=checked, on_log=print)
+        said = {case: {name: probabilities(network, part) for name, part in cubes[case].items()} for case in options.cases}
+        of_seeds.append({case: figures(one) for case, one in said.items()})
+    means = {case: {name: float(np.mean([one[case][name] for one in of_seeds])) for name in of_seeds[0][case] if name != "counts"}
+             for case in options.cases}  # fmt: skip
+    result = {"means": means, "seeds": of_seeds}
     options.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
