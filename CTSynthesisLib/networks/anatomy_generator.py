@@ -26,6 +26,7 @@ class Stature:
 
     size: float = 0.06  # log scale, all axes alike
     proportion: float = 0.08  # log scale, each axis by itself
+    flattest: float = 0.15  # most, log scale, by which depth and width may part; beyond, a chest came out deeper than wide
     turn: float = 0.045  # rad
     shift: tuple[float, float, float] = (12.0, 5.0, 5.0)  # mm
     numbers: int = 10
@@ -89,7 +90,10 @@ class AnatomyGenerator(nn.Module):
     def with_stature(self, field: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """``field`` seen through a scale, turn and shift: the place x looks where A x + t did."""
         s, knots = self.config.stature, field.shape[2:]
-        scale = (s.size * noise[:, :1] + s.proportion * noise[:, 1:4]).exp()  # (B, 3)
+        log = s.size * noise[:, :1] + s.proportion * noise[:, 1:4]  # (B, 3)
+        parted = log[:, 2] - log[:, 1]
+        beyond = (parted - parted.clamp(-s.flattest, s.flattest)) / 2
+        scale = (log + torch.stack([0 * beyond, beyond, -beyond], 1)).exp()
         a, b, c = (s.turn * noise[:, 4:7]).unbind(1)
         zero = torch.zeros_like(a)
         turn = torch.matrix_exp(torch.stack([zero, -c, b, c, zero, -a, -b, a, zero], 1).unflatten(1, (3, 3)))

@@ -66,6 +66,10 @@ def test_stature_scales_and_shifts_and_its_absence_changes_nothing():
     scaled = generator.with_stature(0 * field, noise)
     expected = (torch.tensor(TINY.network.stature.proportion).exp() - 1) * 140.0
     assert scaled[0, 0, -1].mean() == pytest.approx(expected.item(), abs=0.1) and not scaled[0, 1].any()
+    noise = torch.tensor([[0.0, 0, 4.0, -4.0, 0, 0, 0, 0, 0, 0]])  # far deeper than wide
+    scaled = generator.with_stature(0 * field, noise)
+    parted = (scaled[0, 1, 0, -1, 0] / 152.0 + 1).log() - (scaled[0, 2, 0, 0, -1] / 216.0 + 1).log()
+    assert parted.item() == pytest.approx(TINY.network.stature.flattest, abs=0.01)
 
 
 def test_the_patient_noise_gets_the_distribution_that_the_encoder_tells(some_chests, monkeypatch):
