@@ -31,7 +31,7 @@ from .texture_transfer import Texture, apply, faded, fit, measure
 
 AT_ONCE = 16  # slices that are restyled together
 FADE = 2  # pixels around a structure that are read
-FITTED = 6  # slices that a transfer is fitted on
+FITTED = 8  # slices that a transfer is fitted on
 NARROWEST = 5.0  # HU: structures that vary less take steps as if they varied so much
 DRAWN = 4  # slices of each slab of a reference that the model draws
 _transfers, _textures = Kept(16), Kept(16)  # of references: a few numbers a structure
@@ -237,23 +237,25 @@ def _calibrated(chosen, reference: Reference, request: Request, geometry: Geomet
 
 def _fitted(groups, told, reference: Reference, request: Request, spacing, tick, stop) -> tuple[dict, dict]:
     """Transfers and guides by label values of the reference."""
-    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing, DRAWN)
+    shown = slabs_of(reference.scan, reference.labelmap, groups, spacing)
     segments = tuple(Segment(u.segment.value, u.segment.name, hu=told.get(u.segment.value)) for u in reference.understood)
-    drawn, first = [], 0
-    for g in shown.geometries:
+    drawn, chosen = [], []
+    for first, g in zip(shown.firsts.tolist(), shown.geometries, strict=True):
         tick(first / len(shown.hu))
-        part = LabelMap(np.ascontiguousarray(shown.labels[first : first + g.shape[0]]), g, segments)
-        drawn.append(generate(part, request, cancelled=stop).volume.array)
-        first += g.shape[0]
-    content = torch.from_numpy(np.concatenate(drawn).astype(np.float32))
+        begin, depth = max(g.shape[0] - DRAWN, 0) // 2, min(g.shape[0], DRAWN)
+        chosen += range(first + begin, first + begin + depth)
+        part = g.crop((begin, 0, 0), (depth, *g.shape[1:]))
+        labels = np.ascontiguousarray(shown.labels[first + begin : first + begin + depth])
+        drawn.append(generate(LabelMap(labels, part, segments), request, cancelled=stop).volume.array)
+    content, labels = torch.from_numpy(np.concatenate(drawn).astype(np.float32)), shown.labels[chosen]
     transfers, textures = {}, {}
     for values in groups:
-        if texture := texture_of(shown, values, spacing[2]):
-            mask = torch.from_numpy(np.isin(shown.labels, values))
+        mask = torch.from_numpy(np.isin(labels, values))
+        if mask.any() and (texture := texture_of(shown, values, spacing[2])):
             transfers[values], textures[values] = fit(*most_of(content, mask), texture, seed=1, steady=True), texture
     tick(1.0)
     same = {values: values for values in transfers}
-    return transfers, _guides(shown, content, shown.labels, same, transfers, textures)
+    return transfers, _guides(shown.hu[chosen], labels, content, labels, same, transfers, textures)
 
 
 def _guides_of_ct(own: Slabs, transfers, textures, reference: Reference, spacing) -> list[tuple[Chosen, Guide]]:
@@ -265,12 +267,12 @@ def _guides_of_ct(own: Slabs, transfers, textures, reference: Reference, spacing
     if not fits:
         return []
     shown = slabs_of(reference.scan, reference.labelmap, sorted(fits), spacing)
-    guides = _guides(shown, torch.from_numpy(own.hu), own.labels, values, fits, textures)
+    guides = _guides(shown.hu, shown.labels, torch.from_numpy(own.hu), own.labels, values, fits, textures)
     return [(one, guides[one.values]) for one, _, _ in transfers if one.values in guides]
 
 
-def _guides(shown: Slabs, content: torch.Tensor, labels: np.ndarray, values: dict, transfers: dict, textures: dict) -> dict:
-    """Guides from the reference's slices ``shown`` and a few of the ``content`` (n, H, W), restyled where ``labels`` are ``values``."""
+def _guides(theirs, their_labels, content: torch.Tensor, labels: np.ndarray, values: dict, transfers: dict, textures: dict) -> dict:
+    """Guides from slices of the reference (n, H, W) and a few of the ``content``, restyled where ``labels`` are ``values``."""
     chosen = np.linspace(0, len(content) - 1, min(SLICES, len(content))).round().astype(int)
     hu, labels = content[chosen], labels[chosen]
     change = torch.zeros_like(hu)
@@ -280,9 +282,9 @@ def _guides(shown: Slabs, content: torch.Tensor, labels: np.ndarray, values: dic
             window = (slice(None), *_window(mask))
             x, inside = hu[window], torch.from_numpy(mask[window]).float()
             change[window] += faded(inside) * (apply(x, inside, transfer, 1.0, seed=1) - x)
-    theirs = Shown.of(shown.hu, shown.labels, {key: key for key in transfers}).few(SLICES)
+    wanted = Shown.of(theirs, their_labels, {key: key for key in transfers}).few(SLICES)
     spreads = {key: max(textures[key].spread, NARROWEST) for key in transfers}
-    return guides_of(load_encoder(), theirs, Shown.of((hu + change).numpy(), labels, values), spreads)
+    return guides_of(load_encoder(), wanted, Shown.of((hu + change).numpy(), labels, values), spreads)
 
 
 def _refined(hu, labelmap, chosen, reference, style, between):

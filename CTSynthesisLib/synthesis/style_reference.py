@@ -236,10 +236,10 @@ class Slabs:
         return np.cumsum([0, *(g.shape[0] for g in self.geometries[:-1])])
 
 
-def slabs_of(scan: Volume, labelmap: LabelMap, groups: Iterable[tuple[int, ...]], spacing, slab: int = SLAB) -> Slabs:
+def slabs_of(scan: Volume, labelmap: LabelMap, groups: Iterable[tuple[int, ...]], spacing) -> Slabs:
     """Slabs over all of the scan where any of the ``groups`` of label values lies, and one more for each group that they miss.
 
-    ``spacing`` (i, j, …) is the in-plane grid in mm that the scan is brought to; its slices stay what they are, ``slab`` of them together.
+    ``spacing`` (i, j, …) is the in-plane grid in mm that the scan is brought to; its slices stay what they are.
     """
     axes, flips = scan.geometry.anatomical_axes
     axial = scan.geometry.reordered(axes, flips)
@@ -247,7 +247,7 @@ def slabs_of(scan: Volume, labelmap: LabelMap, groups: Iterable[tuple[int, ...]]
     values = int(labels.max()) + 1
     each = np.stack([np.bincount(one.ravel(), minlength=values) for one in labels], 1)  # (label values, slices)
     counts = np.stack([each[[v for v in group if v < values]].sum(0) for group in groups])  # (groups, slices)
-    depth = min(slab, len(labels))
+    depth = min(SLAB, len(labels))
     shown = np.flatnonzero(counts.any(0))
     last = max(int(shown[-1]) + 1 - depth, int(shown[0]))
     firsts = np.linspace(shown[0], last, SLABS + 2)[1:-1].round().astype(int).tolist() if last - shown[0] > SLABS * depth else [
