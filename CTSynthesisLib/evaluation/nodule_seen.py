@@ -2,8 +2,9 @@
 
 ``python -m CTSynthesisLib.evaluation.nodule_seen --data DIR --train A B --check C --cases D E -o FILE.json`` trains the classifier of
 ``ctsynthesis train nodule-classifier`` on cubes of lung with and without injected nodules of some persons (``--check``: those on whom its
-best weights are chosen), several times with other first weights, and asks it about others: injected nodules, outlined real ones where the
-cases have any, healthy places, and all of the nodules after they were erased.
+best weights are chosen), several times with other first weights, and asks each training, and all together (the mean of their
+probabilities), about others: injected nodules, outlined real ones where the cases have any, healthy places, and all of the nodules after
+they were erased.
 """
 
 from __future__ import annotations
@@ -104,16 +105,14 @@ def main(arguments=None):
     cubes = {case: cubes_of(options.data / case, options.count, 1000 * n, erased=case in options.cases)
              for n, case in enumerate([*options.train, *options.check, *options.cases])}  # fmt: skip
     learned, checked = (samples([cubes[case] for case in cases]) for cases in (options.train, options.check))
-    of_seeds = []
+    said: list[dict] = []  # by training, case and kind of cube
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as out:
             recipe = replace(RECIPE, seed=seed)
             network, _ = fit(*learned, Path(out), recipe, iterations=options.iterations, validation=checked, on_log=print)
-        said = {case: {name: probabilities(network, part) for name, part in cubes[case].items()} for case in options.cases}
-        of_seeds.append({case: figures(one) for case, one in said.items()})
-    means = {case: {name: float(np.mean([one[case][name] for one in of_seeds])) for name in of_seeds[0][case] if name != "counts"}
-             for case in options.cases}  # fmt: skip
-    result = {"means": means, "seeds": of_seeds}
+        said.append({case: {name: probabilities(network, part) for name, part in cubes[case].items()} for case in options.cases})
+    together = {case: figures({name: np.mean([one[case][name] for one in said], axis=0) for name in cubes[case]}) for case in options.cases}
+    result = {"together": together, "seeds": [{case: figures(of_case) for case, of_case in one.items()} for one in said]}
     options.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps(result, indent=1))
 
