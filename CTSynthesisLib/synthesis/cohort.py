@@ -76,8 +76,7 @@ def make(
                 progress((done + fraction) / len(waiting), f"volume {n + 1} of {number}: {stage}" if number > 1 else stage)
 
         started = time.monotonic()
-        drawn = draw(cohort.request, n, progress=tell, cancelled=cancelled)
-        write(cohort, n, drawn, time.monotonic() - started)
+        write(cohort, n, draw(cohort.request, n, progress=tell, cancelled=cancelled), started)
         give_memory_back()  # else what lies between two volumes' arrays adds up
     list_all(cohort)
     others = number - len(mine)
@@ -86,7 +85,7 @@ def make(
     return len(waiting), len(mine) - len(waiting)
 
 
-def write(cohort: Cohort, n: int, drawn: Drawn, seconds: float):
+def write(cohort: Cohort, n: int, drawn: Drawn, started: float):
     """The volume's files, and then its record."""
     name = f"volume-{n:04d}"
     target = cohort.folder / f"{name}{ENDINGS[cohort.format]}"
@@ -115,7 +114,7 @@ def write(cohort: Cohort, n: int, drawn: Drawn, seconds: float):
         "number": n, "seed": drawn.seed, "files": files,
         "voxels": list(geometry.shape[::-1]), "spacing": geometry.spacing.round(4).tolist(),
         "structures": [segment.name for segment in drawn.labelmap.segments] if drawn.labelmap else None,
-        "seconds": round(seconds, 2), "peak_mb": peak_mb(), "provenance": drawn.volume.metadata,
+        "seconds": round(time.monotonic() - started, 2), "peak_mb": peak_mb(), "provenance": drawn.volume.metadata,
     }  # fmt: skip
     _write_json(_record(cohort, n), record)
 
