@@ -96,8 +96,9 @@ class Browser:
         return None
 
     def generate(self):
+        before = self.status()  # which may tell of an earlier volume
         self.find("ctsynthesis-generate").click()
-        self.until(lambda: "generated in" in self.status())
+        self.until(lambda: "generated in" in self.status() != before)
         time.sleep(1.5)
 
     def rest(self):
