@@ -27,7 +27,7 @@ from .request import FILLED, Request
 from .style_features import load_encoder
 from .style_guide import SLICES, Guide, Shown, guides_of, step_of
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, Slabs, Style, check_hounsfield, choose, digest, on_grid_of, slabs_of
-from .texture_transfer import Texture, apply, faded, fit, measure
+from .texture_transfer import Noise, Texture, apply, faded, fit, measure
 
 AT_ONCE = 16  # slices that are restyled together
 FADE = 2  # pixels around a structure that are read
@@ -141,18 +141,27 @@ def restyle(volume: Volume, labelmap: LabelMap, transfers, *, seed: int, between
     labels = reorder(labelmap.array, axes, flips)
     origin = volume.geometry.reordered(axes, flips).lattice_origin()
     change = np.zeros(original.shape, np.float32)
-    alike: dict[tuple, list[int]] = {}
+    alike: dict[tuple, int] = {}
+    table = np.full(int(labels.max()) + 1, -1)  # which of them each label is
     for one, transfer, shift in transfers:
-        alike.setdefault((transfer, one.strength, shift), []).append(one.item.segment.value)
-    for n, ((transfer, strength, shift), values) in enumerate(alike.items()):
-        inside = np.isin(labels, values)
-        for box in _boxes(inside, origin):
-            x, mask = (torch.from_numpy(a[box].astype(np.float32)) for a in (original, inside))
-            start = [o + s.start for o, s in zip(origin, box, strict=True)]
-            y = apply(x, mask, transfer, strength, seed=seed, start=start, shift=shift)
-            change[box] += (faded(mask) * (y - x)).numpy()
+        if one.item.segment.value < len(table):
+            table[one.item.segment.value] = alike.setdefault((transfer, one.strength, shift), len(alike))
+    for first in range(0, len(labels), AT_ONCE):
+        slab = slice(first, min(first + AT_ONCE, len(labels)))
+        which = table[labels[slab]]
+        if (which >= 0).any():
+            around = _window(which >= 0, origin)
+            start = [origin[0] + first, *(o + w.start for o, w in zip(origin[1:], around, strict=True))]
+            noise = Noise(seed, start, (len(which), *(w.stop - w.start for w in around)))
+            for (transfer, strength, shift), n in alike.items():
+                if (inside := which == n).any():
+                    window = _window(inside, origin)
+                    x, mask = (torch.from_numpy(a[(slice(None), *window)].astype(np.float32)) for a in (original[slab], inside))
+                    of_noise = tuple(slice(w.start - a.start, w.stop - a.start) for w, a in zip(window, around, strict=True))
+                    y = apply(x, mask, transfer, strength, noise=noise, window=of_noise, shift=shift)
+                    change[(slab, *window)] += (faded(mask) * (y - x)).numpy()
         if between:
-            between((n + 1) / len(alike))
+            between(slab.stop / len(labels))
     styled = np.clip(np.rint(original + change), -1024, 3071).astype(np.int16)
     result = np.where(change == 0, original, styled).astype(np.int16)
     return np.ascontiguousarray(restore(result, axes, flips))
@@ -171,18 +180,8 @@ def _nearer(hu, volume: Volume, labelmap: LabelMap, guides: list[tuple[Chosen, G
     return np.ascontiguousarray(restore(nearer, axes, flips))
 
 
-def _boxes(mask: np.ndarray, origin):
-    """Boxes of at most ``AT_ONCE`` slices that hold the mask and the pixels into which it fades; they begin on the lattice of the bands."""
-    shown = np.flatnonzero(mask.any((1, 2)))
-    if not len(shown):
-        return
-    for first in range(int(shown[0]), int(shown[-1]) + 1, AT_ONCE):
-        part = mask[first : min(first + AT_ONCE, int(shown[-1]) + 1)]
-        if part.any():
-            yield (slice(first, first + len(part)), *_window(part, origin))
-
-
 def _window(mask: np.ndarray, origin=(0, 0, 0)) -> tuple[slice, slice]:
+    """Rows and columns that hold the mask and the pixels into which it fades; they begin on the lattice of the bands."""
     spans = [np.flatnonzero(mask.any(axes)) for axes in ((0, 2), (0, 1))]
     starts = [(int(s[0]) - FADE + o) // CELL * CELL - o for s, o in zip(spans, origin[1:], strict=True)]
     return tuple(slice(max(a, 0), min(int(s[-1]) + FADE + 1, n)) for a, s, n in zip(starts, spans, mask.shape[1:], strict=True))
@@ -275,13 +274,14 @@ def _guides(theirs, their_labels, content: torch.Tensor, labels: np.ndarray, val
     """Guides from slices of the reference (n, H, W) and a few of the ``content``, restyled where ``labels`` are ``values``."""
     chosen = np.linspace(0, len(content) - 1, min(SLICES, len(content))).round().astype(int)
     hu, labels = content[chosen], labels[chosen]
-    change = torch.zeros_like(hu)
+    change, noise = torch.zeros_like(hu), Noise(1, (0, 0, 0), hu.shape)
     for key, transfer in transfers.items():
         mask = np.isin(labels, values[key])
         if mask.any():
-            window = (slice(None), *_window(mask))
+            rows_columns = _window(mask)
+            window = (slice(None), *rows_columns)
             x, inside = hu[window], torch.from_numpy(mask[window]).float()
-            change[window] += faded(inside) * (apply(x, inside, transfer, 1.0, seed=1) - x)
+            change[window] += faded(inside) * (apply(x, inside, transfer, 1.0, noise=noise, window=rows_columns) - x)
     wanted = Shown.of(theirs, their_labels, {key: key for key in transfers}).few(SLICES)
     spreads = {key: max(textures[key].spread, NARROWEST) for key in transfers}
     return guides_of(load_encoder(), wanted, Shown.of((hu + change).numpy(), labels, values), spreads)

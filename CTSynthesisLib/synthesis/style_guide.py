@@ -158,7 +158,10 @@ def step_of(
         ``between(fraction)`` is called after every few slices and may raise.
     """
     features, result = load_encoder(), np.zeros(hu.shape, np.float32)
-    shown = np.isin(labels, [value for values, _, _ in styles for value in values])
+    table = np.full(int(labels.max()) + 1, -1)  # which of the styles each label has
+    for n, (values, _, _) in enumerate(styles):
+        table[[value for value in values if value < len(table)]] = n
+    shown = (table >= 0)[labels]
     slices = np.flatnonzero(shown.any((1, 2)))
     if not len(slices):
         return result
@@ -166,14 +169,18 @@ def step_of(
     beyond = [(max(-w.start, 0), max(w.stop - n, 0)) for w, n in zip(window, hu.shape[1:], strict=True)]
     inner = tuple(slice(max(w.start, 0), min(w.stop, n)) for w, n in zip(window, hu.shape[1:], strict=True))
     kept = tuple(slice(before, w.stop - w.start - after) for (before, after), w in zip(beyond, window, strict=True))
-    sizes = torch.tensor([1 / guide.size for _, _, guide in styles])
-    steps = torch.tensor([strength * guide.step for _, strength, guide in styles])
     for first in range(int(slices[0]), int(slices[-1]) + 1, AT_ONCE):
         part = (slice(first, min(first + AT_ONCE, int(slices[-1]) + 1)), *inner)
         x = torch.from_numpy(np.pad(hu[part].astype(np.float32), ((0, 0), *beyond), constant_values=OUTSIDE_HU))
-        here = np.pad(labels[part], ((0, 0), *beyond))
-        where = torch.stack([torch.from_numpy(np.isin(here, values)) for values, _, _ in styles], 1).float()
-        guide = guide_of(features, x, where, [guide.matrices for _, _, guide in styles])
+        here = torch.from_numpy(np.pad(table[labels[part]], ((0, 0), *beyond), constant_values=-1))
+        present = [n for n in here.unique().tolist() if n >= 0]
+        if not present:
+            continue
+        where = (here[:, None] == torch.tensor(present)[:, None, None]).float()
+        given = [styles[n] for n in present]
+        guide = guide_of(features, x, where, [guide.matrices for _, _, guide in given])
+        sizes = torch.tensor([1 / guide.size for _, _, guide in given])
+        steps = torch.tensor([strength * guide.step for _, strength, guide in given])
         change = -faded(_painted(steps, where)) * bounded(guide * _painted(sizes, where))
         result[part] = change[(slice(None), *kept)].numpy()
         if between:
@@ -189,19 +196,23 @@ def guide_of(features: StyleFeatures, hu: torch.Tensor, masks: torch.Tensor, mat
     seen = hu[:, None].detach().clone().requires_grad_()
     with torch.enable_grad(), _fast():
         found = features(seen, STYLE_LAYERS)
+    shares, wanted = masks.movedim(1, 0), []
     with torch.no_grad():
-        wanted = [_applied(f, masks, [m[layer] for m in matrices]) for layer, f in found.items()]
+        for layer, f in found.items():  # from fine to coarse
+            while shares.shape[-1] > f.shape[-1]:
+                shares = F.avg_pool2d(shares, 2)
+            wanted.append(_applied(f, shares.flatten(1), [m[layer] for m in matrices]))
     (result,) = torch.autograd.grad(list(found.values()), seen, wanted)
     return result[:, 0]
 
 
-def _applied(f: torch.Tensor, masks: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Σ over structures of share · M f at each position of features ``f`` (D, N, h, w); a structure looks only where it is."""
-    shares = F.avg_pool2d(masks, masks.shape[-1] // f.shape[-1]).movedim(1, 0).flatten(1)  # (S, positions)
+def _applied(f: torch.Tensor, shares: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
+    """Σ over structures of share · M f at each position of features ``f`` (D, N, h, w), from ``shares`` (S, D·h·w)."""
     lines = f.movedim(1, -1).reshape(-1, f.shape[1])
     result = torch.zeros_like(lines)
-    for share, matrix in zip(shares, matrices, strict=True):
-        here = share.nonzero()[:, 0]
+    structure, position = shares.nonzero(as_tuple=True)  # a structure looks only where it is
+    parts = position.split(torch.bincount(structure, minlength=len(matrices)).tolist())
+    for share, matrix, here in zip(shares, matrices, parts, strict=True):
         more = (lines.index_select(0, here) @ matrix.to(f.dtype)) * share[here, None].to(f.dtype)
         result.index_copy_(0, here, result.index_select(0, here) + more)
     return result.reshape(*f.shape[:1], *f.shape[2:], -1).movedim(-1, 1)

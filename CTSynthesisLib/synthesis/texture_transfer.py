@@ -135,31 +135,60 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
     levels = tuple(np.quantile(base[inner].numpy(), LEVELS).tolist()) if steady else (-np.inf, np.inf)
     ends = STEADY_ENDS if steady else 1.0
     base = _held(base, *levels)
-    noise = [_grain(n, seed, (0, 0, 0), content.shape, reference.slice_correlation[n]) for n in range(BANDS)]
+    world = Noise(seed, (0, 0, 0), content.shape)
+    noise = [world.grain(n, reference.slice_correlation[n]) for n in range(filled)]
     own = np.array([_strength(band[inner]) for band in bands])
     wanted = goal = np.maximum(np.array(reference.bands), 1e-3)
     for _ in range(FITTING):
         gains = np.minimum(1.0, goal / np.maximum(own, 1e-3))
         grain = np.where(np.arange(BANDS) < filled, np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0)), 0.0)
-        mixed = base + sum(g * b + n * z for g, b, n, z in zip(gains.tolist(), bands, grain.tolist(), noise, strict=True))
+        mixed = base + sum(g * b for g, b in zip(gains.tolist(), bands, strict=True))
+        mixed = mixed + sum(g * z for g, z in zip(grain.tolist(), noise, strict=False))
         curves = (_quantiles(mixed[core]), reference.quantiles), (_quantiles(mixed[rim]), reference.rim)
-        made, _ = within.bands(_by_zone(mixed, core, *curves, ends))
+        made, _ = within.bands(_by_zone(mixed, mask, core, *curves, ends))
         found = np.array([_strength(band[inner]) for band in made])
         goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
     return Transfer(tuple(gains.tolist()), tuple(grain.tolist()), reference.slice_correlation, *curves[0], curves[1], levels, ends)
 
 
+class Noise:
+    """Grain of the world in slices of ``shape`` (D, H, W) from ``start`` (k, j, i) on the lattice; made once for all structures there."""
+
+    def __init__(self, seed: int, start, shape):
+        self.seed, self.start, self.shape = seed, start, shape
+        self._kept: dict[tuple[int, int, int], torch.Tensor] = {}
+
+    def grain(self, band: int, correlation: float, window=(slice(None), slice(None))) -> torch.Tensor:
+        """Noise (D, h, w) of unit variance in a band, in a ``window`` of the slices; neighbouring slices correlate up to 0.8."""
+        taps, most = (np.array([0.0, 1, 2, 1, 0]), 2 / 3) if correlation <= 2 / 3 else (np.array([1.0, 4, 6, 4, 1]), 0.8)
+        shared = min(correlation / most, 1.0)
+        white = self._band(band, _STREAM + band, 2)[(slice(None), *window)]
+        weights = taps / np.linalg.norm(taps) * shared**0.5
+        result = sum(float(w) * white[n : n + self.shape[0]] for n, w in enumerate(weights) if w)
+        if shared < 1:
+            result = result + (1 - shared) ** 0.5 * self._band(band, _STREAM + BANDS + band, 0)[(slice(None), *window)]
+        return result
+
+    def _band(self, band: int, stream: int, beyond: int) -> torch.Tensor:
+        key = band, stream, beyond
+        if key not in self._kept:
+            start, shape = (self.start[0] - beyond, *self.start[1:]), (self.shape[0] + 2 * beyond, *self.shape[1:])
+            self._kept[key] = _band_noise(band, self.seed, stream, start, shape)
+        return self._kept[key]
+
+
 def apply(
-    x: torch.Tensor, mask: torch.Tensor, transfer: Transfer, strength: float, *, seed: int, start=(0, 0, 0), shift: float = 0.0
-) -> torch.Tensor:
+    x: torch.Tensor, mask: torch.Tensor, transfer: Transfer, strength: float, *, noise: Noise, window=(slice(None), slice(None)),
+    shift: float = 0.0,
+) -> torch.Tensor:  # fmt: skip
     """Slices ``x`` (D, H, W) as the reference would show them within ``mask`` (0-1); meaningless far from it.
 
     Parameters
     ----------
     strength : float
         0 leaves ``x`` as it is, 1 is the whole transfer; between them gains and grain are reduced, and so are the curves.
-    start : (k, j, i)
-        World lattice position of the first voxel, for the noise.
+    noise, window
+        Of the slices that ``x`` was cut from, and where.
     shift : float
         HU that this content lies above the one that ``transfer`` was fitted on.
     """
@@ -168,9 +197,9 @@ def apply(
     for n, band in enumerate(bands):
         mixed = mixed + transfer.gains[n] ** strength * band
         if transfer.grain[n] > 0.01:
-            mixed = mixed + strength * transfer.grain[n] * _grain(n, seed, start, x.shape, transfer.slice_correlation[n])
+            mixed = mixed + strength * transfer.grain[n] * noise.grain(n, transfer.slice_correlation[n], window)
     curve = transfer.before, transfer.after
-    mapped = _by_zone(mixed - shift, _core(mask > 0), curve, transfer.rim or curve, transfer.ends)
+    mapped = _by_zone(mixed - shift, faded(mask) > 0, _core(mask > 0), curve, transfer.rim or curve, transfer.ends)
     return mixed + strength * (mapped - mixed)
 
 
@@ -186,9 +215,10 @@ def _held(base: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return inside + HELD * (base - inside)
 
 
-def _by_zone(x: torch.Tensor, core: torch.Tensor, curve, rim_curve, ends: float) -> torch.Tensor:
-    """``curve`` (before, after) in the ``core``, ``rim_curve`` elsewhere."""
-    y = _curve(x, *map(np.array, rim_curve), ends)
+def _by_zone(x: torch.Tensor, near: torch.Tensor, core: torch.Tensor, curve, rim_curve, ends: float) -> torch.Tensor:
+    """``curve`` (before, after) in the ``core``, ``rim_curve`` elsewhere in what is ``near``; ``x`` beyond."""
+    y, rest = x.clone(), near & ~core
+    y[rest] = _curve(x[rest], *map(np.array, rim_curve), ends)
     y[core] = _curve(x[core], *map(np.array, curve), ends)
     return y
 
@@ -205,17 +235,6 @@ def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray, ends: float) 
     y = np.interp(values, before, after)
     y += ends * (np.minimum(values - before[0], 0) + np.maximum(values - before[-1], 0))
     return torch.from_numpy(y.astype(np.float32))
-
-
-def _grain(band: int, seed: int, start, shape, correlation: float) -> torch.Tensor:
-    """Noise (D, H, W) of unit variance in a band, a function of (seed, lattice position); neighbouring slices correlate up to 0.8."""
-    taps, most = (np.array([0.0, 1, 2, 1, 0]), 2 / 3) if correlation <= 2 / 3 else (np.array([1.0, 4, 6, 4, 1]), 0.8)
-    shared = min(correlation / most, 1.0)
-    white = _band_noise(band, seed, _STREAM + band, (start[0] - 2, *start[1:]), (shape[0] + 4, *shape[1:]))
-    result = sum(float(w) * white[n : n + shape[0]] for n, w in enumerate(taps / np.linalg.norm(taps) * shared**0.5) if w)
-    if shared < 1:
-        result = result + (1 - shared) ** 0.5 * _band_noise(band, seed, _STREAM + BANDS + band, start, shape)
-    return result
 
 
 def _band_noise(band: int, seed: int, stream: int, start, shape) -> torch.Tensor:

@@ -15,7 +15,7 @@ from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.synthesis.style_features import load_features
 from CTSynthesisLib.synthesis.style_reference import Style, choose, reference_of
 from CTSynthesisLib.synthesis.style_refine import gram_distance, grams, refine
-from CTSynthesisLib.synthesis.texture_transfer import Transfer, apply, fit, measure, zones
+from CTSynthesisLib.synthesis.texture_transfer import Noise, Transfer, apply, fit, measure, zones
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
 from Testing.phantom import hounsfield, thorax
 
@@ -63,7 +63,7 @@ def test_a_texture_becomes_the_references_in_mean_spread_spectrum_and_between_sl
     mask = torch.zeros(8, 96, 96, dtype=torch.bool)
     mask[:, 8:90, 10:88] = True
     wanted = measure(target, mask)
-    found = measure(apply(content, mask.float(), fit(content, mask, wanted), 1.0, seed=9), mask)
+    found = measure(apply(content, mask.float(), fit(content, mask, wanted), 1.0, noise=Noise(9, (0, 0, 0), content.shape)), mask)
     assert found.mean == pytest.approx(wanted.mean, abs=3) and found.spread == pytest.approx(wanted.spread, rel=0.1)
     assert found.bands[:3] == pytest.approx(wanted.bands[:3], rel=0.2)
     assert found.slice_correlation[1] == pytest.approx(wanted.slice_correlation[1], abs=0.12)
@@ -82,14 +82,14 @@ def _block(level, *, rim=None, seed=0):
 def test_the_outermost_pixels_become_the_references_outermost_pixels():
     (content, mask), (cortex, _) = _block(300), _block(150, rim=700, seed=1)
     core, rim = zones(mask)
-    result = apply(content, mask.float(), fit(content, mask, measure(cortex, mask)), 1.0, seed=0)
+    result = apply(content, mask.float(), fit(content, mask, measure(cortex, mask)), 1.0, noise=Noise(0, (0, 0, 0), content.shape))
     assert result[core].median() == pytest.approx(150, abs=5) and result[rim].median() == pytest.approx(700, abs=5)
 
 
 def test_a_steady_transfer_brings_another_level_to_the_references_mean():
     (content, mask), (wanted, _), (darker, _) = _block(40), _block(90, seed=1), _block(10, seed=2)
     loose, steady = (fit(content, mask, measure(wanted, mask), steady=held) for held in (False, True))
-    found = [float(apply(darker, mask.float(), t, 1.0, seed=0)[mask].mean()) for t in (loose, steady)]
+    found = [float(apply(darker, mask.float(), t, 1.0, noise=Noise(0, (0, 0, 0), darker.shape))[mask].mean()) for t in (loose, steady)]
     assert found[0] < 72 and found[1] == pytest.approx(90, abs=14)
 
 
@@ -97,7 +97,7 @@ def test_strength_runs_from_the_content_to_the_style():
     x = torch.randn(4, 40, 40, generator=torch.Generator().manual_seed(1)) * 10
     mask = torch.ones(4, 40, 40)
     transfer = Transfer((1.0,) * 5, (0.0,) * 5, (0.0,) * 5, (-20.0, 20.0), (80.0, 120.0))
-    none, half, whole = (apply(x, mask, transfer, strength, seed=0) for strength in (0.0, 0.5, 1.0))
+    none, half, whole = (apply(x, mask, transfer, strength, noise=Noise(0, (0, 0, 0), x.shape)) for strength in (0.0, 0.5, 1.0))
     assert torch.allclose(none, x, atol=1e-3)
     assert (half - x).mean() == pytest.approx(50, abs=0.1) and (whole - x).mean() == pytest.approx(100, abs=0.1)
 
