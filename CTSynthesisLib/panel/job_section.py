@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import qt
 from slicer.i18n import tr as _
 
@@ -12,7 +14,7 @@ from .dependencies import ensure_torch
 INTERVAL_MS = 100
 
 
-class JobSection:
+class JobSection(ABC):
     """What the sections Style, Nodule and Volume have in common.
 
     A subclass starts the job in :meth:`_begin`, takes what came of it into the scene in :meth:`_take`, and enables its widgets in
@@ -34,8 +36,9 @@ class JobSection:
     def busy(self) -> bool:
         return self._job is not None
 
+    @abstractmethod
     def update(self, *_ignored):
-        raise NotImplementedError
+        """Enable the widgets that can be used now."""
 
     def close(self):
         """End a run; the scene stays as it was."""
@@ -44,13 +47,13 @@ class JobSection:
             self._job.close()
         self._job = None
 
+    @abstractmethod
     def _begin(self, *what):
         """The job, a :class:`~CTSynthesisLib.worker.command_job.CommandJob`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take(self, result) -> str:
         """Put the result into the scene; returns the sentence that says so."""
-        raise NotImplementedError
 
     def _press(self, *what):
         """A button was clicked: begin, or while a run is under way cancel it."""

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from ..errors import SynthesisFailed, UnusableInput
@@ -21,7 +22,7 @@ from .client import Progress
 from .transport import python_executable
 
 
-class CommandJob:
+class CommandJob(ABC):
     """One run; poll it until it returns the result.
 
     A subclass says in :meth:`_arguments` what the command is given, having written its input into the folder, and in :meth:`_read` what
@@ -87,11 +88,13 @@ class CommandJob:
         """End the process and remove its files; may be called twice."""
         self._cleanup()
 
+    @abstractmethod
     def _arguments(self) -> list:
-        raise NotImplementedError
+        """What the command is given."""
 
+    @abstractmethod
     def _read(self):
-        raise NotImplementedError
+        """What has come of it."""
 
     def _finish(self):
         code = self._process.wait()
