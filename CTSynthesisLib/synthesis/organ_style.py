@@ -135,17 +135,22 @@ def margin_mm(geometry: Geometry) -> float:
 
 
 def restyle(volume: Volume, labelmap: LabelMap, transfers, *, seed: int, between=None) -> np.ndarray:
-    """HU of ``volume`` with each (Chosen, Transfer, shift) applied; int16 on its geometry, untouched beyond :func:`margin_mm`."""
+    """HU of ``volume`` with each (Chosen, Transfer, shift) applied; int16 on its geometry, untouched beyond :func:`margin_mm`.
+
+    ``shift`` is by how many HU the segment lies above what its transfer was fitted on. Segments of one transfer are one structure, whose
+    rim is not where they meet: chambers of a heart would else be outlined.
+    """
     axes, flips = volume.geometry.anatomical_axes
     original = np.ascontiguousarray(reorder(volume.array, axes, flips))
     labels = reorder(labelmap.array, axes, flips)
     origin = volume.geometry.reordered(axes, flips).lattice_origin()
     change = np.zeros(original.shape, np.float32)
     alike: dict[tuple, int] = {}
-    table = np.full(int(labels.max()) + 1, -1)  # which of them each label is
+    table, shifts = np.full(int(labels.max()) + 1, -1), np.zeros(int(labels.max()) + 1, np.float32)  # by label
     for one, transfer, shift in transfers:
         if one.item.segment.value < len(table):
-            table[one.item.segment.value] = alike.setdefault((transfer, one.strength, shift), len(alike))
+            table[one.item.segment.value] = alike.setdefault((transfer, one.strength), len(alike))
+            shifts[one.item.segment.value] = shift
     for first in range(0, len(labels), AT_ONCE):
         slab = slice(first, min(first + AT_ONCE, len(labels)))
         which = table[labels[slab]]
@@ -153,13 +158,16 @@ def restyle(volume: Volume, labelmap: LabelMap, transfers, *, seed: int, between
             around = _window(which >= 0, origin)
             start = [origin[0] + first, *(o + w.start for o, w in zip(origin[1:], around, strict=True))]
             noise = Noise(seed, start, (len(which), *(w.stop - w.start for w in around)))
-            for (transfer, strength, shift), n in alike.items():
+            for (transfer, strength), n in alike.items():
                 if (inside := which == n).any():
                     window = _window(inside, origin)
                     x, mask = (torch.from_numpy(a[(slice(None), *window)].astype(np.float32)) for a in (original[slab], inside))
+                    share = faded(mask)
+                    above = torch.from_numpy(shifts[labels[(slab, *window)]]) * mask
+                    above = torch.where(mask > 0, above, faded(above) / share.clamp(min=1e-6))
                     of_noise = tuple(slice(w.start - a.start, w.stop - a.start) for w, a in zip(window, around, strict=True))
-                    y = apply(x, mask, transfer, strength, noise=noise, window=of_noise, shift=shift)
-                    change[(slab, *window)] += (faded(mask) * (y - x)).numpy()
+                    y = apply(x - above, mask, transfer, strength, noise=noise, window=of_noise) + (1 - strength) * above
+                    change[(slab, *window)] += (share * (y - x)).numpy()
         if between:
             between(slab.stop / len(labels))
     styled = np.clip(np.rint(original + change), -1024, 3071).astype(np.int16)

@@ -178,9 +178,8 @@ class Noise:
 
 
 def apply(
-    x: torch.Tensor, mask: torch.Tensor, transfer: Transfer, strength: float, *, noise: Noise, window=(slice(None), slice(None)),
-    shift: float = 0.0,
-) -> torch.Tensor:  # fmt: skip
+    x: torch.Tensor, mask: torch.Tensor, transfer: Transfer, strength: float, *, noise: Noise, window=(slice(None), slice(None))
+) -> torch.Tensor:
     """Slices ``x`` (D, H, W) as the reference would show them within ``mask`` (0-1); meaningless far from it.
 
     Parameters
@@ -189,17 +188,15 @@ def apply(
         0 leaves ``x`` as it is, 1 is the whole transfer; between them gains and grain are reduced, and so are the curves.
     noise, window
         Of the slices that ``x`` was cut from, and where.
-    shift : float
-        HU that this content lies above the one that ``transfer`` was fitted on.
     """
     bands, base = Within(mask).bands(x)
-    mixed = base + strength * (_held(base - shift, *transfer.levels) + shift - base)
+    mixed = base + strength * (_held(base, *transfer.levels) - base)
     for n, band in enumerate(bands):
         mixed = mixed + transfer.gains[n] ** strength * band
         if transfer.grain[n] > 0.01:
             mixed = mixed + strength * transfer.grain[n] * noise.grain(n, transfer.slice_correlation[n], window)
     curve = transfer.before, transfer.after
-    mapped = _by_zone(mixed - shift, faded(mask) > 0, _core(mask > 0), curve, transfer.rim or curve, transfer.ends)
+    mapped = _by_zone(mixed, faded(mask) > 0, _core(mask > 0), curve, transfer.rim or curve, transfer.ends)
     return mixed + strength * (mapped - mixed)
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from CTSynthesisLib.anatomy import understand
 from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.synthesis import organ_style
 from CTSynthesisLib.synthesis.generate import Cancelled, generate
 from CTSynthesisLib.synthesis.organ_style import margin_mm, restyle, style_ct, style_segmentation
 from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.synthesis.style_features import load_features
-from CTSynthesisLib.synthesis.style_reference import Style, choose, reference_of
+from CTSynthesisLib.synthesis.style_reference import Chosen, Style, choose, reference_of
 from CTSynthesisLib.synthesis.style_refine import gram_distance, grams, refine
 from CTSynthesisLib.synthesis.texture_transfer import Noise, Transfer, apply, fit, measure, zones
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
@@ -100,6 +101,18 @@ def test_strength_runs_from_the_content_to_the_style():
     none, half, whole = (apply(x, mask, transfer, strength, noise=Noise(0, (0, 0, 0), x.shape)) for strength in (0.0, 0.5, 1.0))
     assert torch.allclose(none, x, atol=1e-3)
     assert (half - x).mean() == pytest.approx(50, abs=0.1) and (whole - x).mean() == pytest.approx(100, abs=0.1)
+
+
+def test_segments_of_one_style_have_no_rim_where_they_meet():
+    understood = understand((Segment(1, "heart_atrium_left"), Segment(2, "heart_ventricle_left")))
+    labels = np.zeros((2, 48, 64), np.uint8)
+    labels[:, 8:40, 8:32], labels[:, 8:40, 32:56] = 1, 2
+    geometry = Geometry.from_spacing(labels.shape, (1, 1, 2), (0, 0, 0))
+    volume = Volume(np.choose(labels, (-100, 45, 40)).astype(np.int16), geometry)
+    darker = Transfer((1.0,) * 5, (0.0,) * 5, (0.0,) * 5, (0.0, 100.0), (200.0, 300.0), ((0.0, 100.0), (0.0, 100.0)))
+    transfers = [(Chosen(one, (7,), 1.0), darker, hu - 45.0) for one, hu in zip(understood, (45, 40), strict=True)]
+    styled = restyle(volume, LabelMap(labels, geometry, tuple(u.segment for u in understood)), transfers, seed=0)
+    assert (styled[:, 12:36, 12:52] > 200).all() and styled[:, 20, 8].max() < 100
 
 
 def test_grain_lives_in_the_world_so_a_crop_keeps_it():
