@@ -24,6 +24,8 @@ FILLED = 3  # bands that may be filled up with noise; what the coarser ones lack
 FITTING = 3  # rounds
 STEADY_ENDS = 0.5  # slope of the curves beyond their quantiles: longer tails than where they were fitted shall not change the mean
 LEVELS, HELD = (0.4, 0.6), 0.3  # quantiles between which what is left below the bands varies freely, and how much of it is kept beyond
+STEEPEST, STEEPEST_RIM = 1.5, 4.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several
+TAILS = 0.7  # the slopes' bound grows towards the ends of the distribution with this power: what is rare makes no blotches
 FEWEST_IN_A_ZONE = 100  # voxels, for a curve of its own
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
 _STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
@@ -144,7 +146,8 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
         grain = np.where(np.arange(BANDS) < filled, np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0)), 0.0)
         mixed = base + sum(g * b for g, b in zip(gains.tolist(), bands, strict=True))
         mixed = mixed + sum(g * z for g, z in zip(grain.tolist(), noise, strict=False))
-        curves = (_quantiles(mixed[core]), reference.quantiles), (_quantiles(mixed[rim]), reference.rim)
+        curves = (_gentle(_quantiles(mixed[core]), reference.quantiles, STEEPEST if filled else STEEPEST_RIM),
+                  _gentle(_quantiles(mixed[rim]), reference.rim, STEEPEST_RIM))  # fmt: skip
         made, _ = within.bands(_by_zone(mixed, mask, core, *curves, ends))
         found = np.array([_strength(band[inner]) for band in made])
         goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
@@ -232,6 +235,14 @@ def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray, ends: float) 
     y = np.interp(values, before, after)
     y += ends * (np.minimum(values - before[0], 0) + np.maximum(values - before[-1], 0))
     return torch.from_numpy(y.astype(np.float32))
+
+
+def _gentle(before: tuple[float, ...], after: tuple[float, ...], steepest: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A curve between the quantiles that is nowhere steeper than ``steepest``, but for its ends, and has the mean of ``after``."""
+    rank = (QUANTILES[1:] + QUANTILES[:-1]) / 2
+    steps = np.minimum(np.diff(after), steepest * (0.5 / np.minimum(rank, 1 - rank)) ** TAILS * np.diff(before))
+    gentle = np.concatenate([[0.0], np.cumsum(steps)])
+    return before, tuple((gentle + np.mean(after) - np.mean(gentle)).tolist())
 
 
 def _band_noise(band: int, seed: int, stream: int, start, shape) -> torch.Tensor:

@@ -94,6 +94,16 @@ def test_a_steady_transfer_brings_another_level_to_the_references_mean():
     assert found[0] < 72 and found[1] == pytest.approx(90, abs=14)
 
 
+def test_one_vessel_does_not_fall_apart_into_the_references_several():
+    mask = _block(0)[1]
+    content, aorta, atrium = (level + (_block(0, seed=n)[0] / 4) for n, level in enumerate((40, 200, 420)))
+    content = content + torch.linspace(-5, 5, content.shape[-1])  # a vessel's own unevenness
+    several = torch.where(torch.arange(content.shape[-1]) < 0.6 * content.shape[-1], aorta, atrium)
+    result = apply(content, mask.float(), fit(content, mask, measure(several, mask)), 1.0, noise=Noise(0, (0, 0, 0), content.shape))
+    left, right = (float(part[inside].median()) for part, inside in zip(result.chunk(2, -1), mask.chunk(2, -1), strict=True))
+    assert abs(right - left) < 40 and result[mask].mean() == pytest.approx(several[mask].mean(), abs=15)
+
+
 def test_strength_runs_from_the_content_to_the_style():
     x = torch.randn(4, 40, 40, generator=torch.Generator().manual_seed(1)) * 10
     mask = torch.ones(4, 40, 40)
