@@ -80,14 +80,33 @@ def guides_of(features: StyleFeatures, theirs: Shown, ours: Shown, spreads: dict
         return {}
     matrices = {key: {layer: (made[key][layer] - b) / len(b) ** 2 for layer, b in wanted[key].items()} for key in both}
     few = ours.few(SIZED)
-    guide = _padded_guide(features, few.hu, torch.stack([few.masks[key] for key in both], 1).float(), [matrices[key] for key in both])
-    sizes = {key: _size(guide, few.masks[key]) for key in both}
+    guide = {}
+    for apart in _apart({key: few.masks[key] for key in both}):
+        which = torch.full(few.hu.shape, -1)
+        for n, key in enumerate(apart):
+            which[few.masks[key]] = n
+        guide |= dict.fromkeys(apart, _padded_guide(features, few.hu, which, [matrices[key] for key in apart]))
+    sizes = {key: _size(guide[key], few.masks[key]) for key in both}
     tried = []
     for step in (0.0, *TRIED):
-        hu = few.hu - sum(few.masks[key] * step * spreads[key] * bounded(guide / sizes[key]) for key in both)
+        hu = few.hu - sum(few.masks[key] * step * spreads[key] * bounded(guide[key] / sizes[key]) for key in both)
         tried.append(grams_of(features, hu, few.masks))
     steps = {key: _best_step([grams.get(key) for grams in tried], made[key], wanted[key]) for key in both}
     return {key: Guide(matrices[key], sizes[key], steps[key] * spreads[key]) for key in both}
+
+
+def _apart(masks: dict) -> list[list]:
+    """The names of ``masks`` in lists of such as do not overlap."""
+    result: list[tuple[list, torch.Tensor]] = []
+    for name, mask in masks.items():
+        for names, taken in result:
+            if not (taken & mask).any():
+                names.append(name)
+                taken |= mask
+                break
+        else:
+            result.append(([name], mask.clone()))
+    return [names for names, _ in result]
 
 
 def _size(guide: torch.Tensor, mask: torch.Tensor) -> float:
@@ -172,57 +191,63 @@ def step_of(
     for first in range(int(slices[0]), int(slices[-1]) + 1, AT_ONCE):
         part = (slice(first, min(first + AT_ONCE, int(slices[-1]) + 1)), *inner)
         x = torch.from_numpy(np.pad(hu[part].astype(np.float32), ((0, 0), *beyond), constant_values=OUTSIDE_HU))
-        here = torch.from_numpy(np.pad(table[labels[part]], ((0, 0), *beyond), constant_values=-1))
-        present = [n for n in here.unique().tolist() if n >= 0]
-        if not present:
-            continue
-        where = (here[:, None] == torch.tensor(present)[:, None, None]).float()
-        given = [styles[n] for n in present]
-        guide = guide_of(features, x, where, [guide.matrices for _, _, guide in given])
-        sizes = torch.tensor([1 / guide.size for _, _, guide in given])
-        steps = torch.tensor([strength * guide.step for _, strength, guide in given])
-        change = -faded(_painted(steps, where)) * bounded(guide * _painted(sizes, where))
-        result[part] = change[(slice(None), *kept)].numpy()
+        which = torch.from_numpy(np.pad(table[labels[part]], ((0, 0), *beyond), constant_values=-1))
+        guide = guide_of(features, x, which, [guide.matrices for _, _, guide in styles])
+        steps = _painted([strength * guide.step for _, strength, guide in styles], which)
+        sizes = _painted([1 / guide.size for _, _, guide in styles], which)
+        result[part] = (-faded(steps) * bounded(guide * sizes))[(slice(None), *kept)].numpy()
         if between:
             between((part[0].stop - slices[0]) / (slices[-1] + 1 - slices[0]))
     return result
 
 
-def guide_of(features: StyleFeatures, hu: torch.Tensor, masks: torch.Tensor, matrices: list[Grams]) -> torch.Tensor:
+def guide_of(features: StyleFeatures, hu: torch.Tensor, which: torch.Tensor, matrices: list[Grams]) -> torch.Tensor:
     """How much each pixel of slices ``hu`` (D, H, W) changes ½ Σ fᵀ M f, summed over style layers and positions; (D, H, W).
 
-    ``masks`` (D, S, H, W) are the structures', 0 or 1; sides are multiples of ``STRIDE``.
+    Blurred by the taps (1, 2, 1) / 4: what the encoder's poolings ask of every other pixel alone would be seen as stripes.
+
+    ``which`` (D, H, W) says of which of the structures, the ``matrices``', each pixel is, or -1; sides are multiples of ``STRIDE``.
     """
     seen = hu[:, None].detach().clone().requires_grad_()
     with torch.enable_grad(), _fast():
         found = features(seen, STYLE_LAYERS)
-    shares, wanted = masks.movedim(1, 0), []
     with torch.no_grad():
-        for layer, f in found.items():  # from fine to coarse
-            while shares.shape[-1] > f.shape[-1]:
-                shares = F.avg_pool2d(shares, 2)
-            wanted.append(_applied(f, shares.flatten(1), [m[layer] for m in matrices]))
+        wanted = [_applied(f, which, [m[layer] for m in matrices]) for layer, f in found.items()]
     (result,) = torch.autograd.grad(list(found.values()), seen, wanted)
-    return result[:, 0]
+    return faded(result[:, 0])
 
 
-def _applied(f: torch.Tensor, shares: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Σ over structures of share · M f at each position of features ``f`` (D, N, h, w), from ``shares`` (S, D·h·w)."""
+def _applied(f: torch.Tensor, which: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
+    """Σ over structures of share · M f at each position of features ``f`` (D, N, h, w), for pixels ``which`` (D, H, W)."""
     lines = f.movedim(1, -1).reshape(-1, f.shape[1])
     result = torch.zeros_like(lines)
-    structure, position = shares.nonzero(as_tuple=True)  # a structure looks only where it is
-    parts = position.split(torch.bincount(structure, minlength=len(matrices)).tolist())
-    for share, matrix, here in zip(shares, matrices, parts, strict=True):
-        more = (lines.index_select(0, here) @ matrix.to(f.dtype)) * share[here, None].to(f.dtype)
-        result.index_copy_(0, here, result.index_select(0, here) + more)
+    for matrix, (here, share) in zip(matrices, _shares(which, f.shape[-2:], len(matrices)), strict=True):
+        if len(here):  # a structure looks only where it is
+            more = (lines.index_select(0, here) @ matrix.to(f.dtype)) * share[:, None].to(f.dtype)
+            result.index_copy_(0, here, more if which.shape[1:] == f.shape[-2:] else result.index_select(0, here) + more)
     return result.reshape(*f.shape[:1], *f.shape[2:], -1).movedim(-1, 1)
 
 
-def _padded_guide(features: StyleFeatures, hu: torch.Tensor, masks: torch.Tensor, matrices: list[Grams]) -> torch.Tensor:
+def _shares(which: torch.Tensor, size: tuple[int, int], structures: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each structure the positions, of all (D, *size) in a row, where it is, and what share of them it fills."""
+    cell, positions = which.shape[1] // size[0], len(which) * size[0] * size[1]
+    if cell == 1:
+        order = which.flatten().to(torch.int16).argsort(stable=True)
+        parts = order.split(torch.bincount(which.flatten() + 1, minlength=structures + 1).tolist())
+        return [(here, torch.ones(len(here))) for here in parts[1:]]
+    position = torch.arange(positions).reshape(len(which), *size).repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+    key = (which + 1) * positions + position
+    counts = torch.bincount(key.flatten(), minlength=(structures + 1) * positions).reshape(-1, positions)[1:]
+    found = [count.nonzero()[:, 0] for count in counts]
+    return [(here, count[here] / cell**2) for here, count in zip(found, counts, strict=True)]
+
+
+def _padded_guide(features: StyleFeatures, hu: torch.Tensor, which: torch.Tensor, matrices: list[Grams]) -> torch.Tensor:
     """``guide_of`` of slices of any size."""
     height, width = hu.shape[1:]
     beyond = (0, -width % STRIDE, 0, -height % STRIDE)
-    return guide_of(features, F.pad(hu, beyond, value=OUTSIDE_HU), F.pad(masks, beyond), matrices)[:, :height, :width]
+    hu, which = F.pad(hu, beyond, value=OUTSIDE_HU), F.pad(which, beyond, value=-1)
+    return guide_of(features, hu, which, matrices)[:, :height, :width]
 
 
 def bounded(guide: torch.Tensor) -> torch.Tensor:
@@ -230,9 +255,9 @@ def bounded(guide: torch.Tensor) -> torch.Tensor:
     return 3 * torch.tanh(guide / 3)
 
 
-def _painted(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """``values`` (S,) where the structures are: (D, H, W) from masks (D, S, H, W) that do not overlap."""
-    return (where * values[:, None, None]).sum(1)
+def _painted(values: list[float], which: torch.Tensor) -> torch.Tensor:
+    """The ``values`` of the structures where they are, 0 elsewhere (``which`` is -1)."""
+    return torch.tensor([*values, 0.0])[which]
 
 
 def _aligned(line: np.ndarray, origin: int) -> slice:

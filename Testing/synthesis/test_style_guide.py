@@ -7,6 +7,7 @@ import torch
 from CTSynthesisLib.synthesis.style_features import load_encoder
 from CTSynthesisLib.synthesis.style_guide import Shown, grams_of, guide_of, guides_of, step_of
 from CTSynthesisLib.synthesis.style_refine import gram_distance, grams
+from CTSynthesisLib.synthesis.texture_transfer import faded
 
 LUNG, MUSCLE = (1,), (2,)
 GROUPS = {LUNG: LUNG, MUSCLE: MUSCLE}
@@ -58,7 +59,7 @@ def test_a_step_leads_towards_the_reference_on_slices_that_were_never_measured(g
 def test_slices_that_are_as_the_reference_are_left_nearly_alone(reference):
     near = guides_of(load_encoder(), reference, Shown.of(*_slices(25, 7), GROUPS), SPREADS)
     hu, labels = _slices(25, 8)
-    assert np.abs(_stepped(near, hu, labels)).max() < 5 and all(guide.step < 3 for guide in near.values())
+    assert np.abs(_stepped(near, hu, labels)).max() < 25 / 3 and all(guide.step < 3 for guide in near.values())
 
 
 def test_what_is_added_stays_within_a_pixel_of_the_structures_and_goes_with_strength(guides):
@@ -77,7 +78,7 @@ def test_slices_and_crops_on_the_world_s_lattice_are_styled_alike(guides):
     assert np.abs(_stepped(guides, hu[part], labels[part], origin=(0, 3, 5)) - whole[part]).max() < 0.02 * np.abs(whole).max()
 
 
-def test_the_guide_is_the_derivative_of_the_distance(monkeypatch):
+def test_the_guide_is_the_derivative_of_the_distance_blurred(monkeypatch):
     monkeypatch.setenv("CTSYNTHESIS_PRECISION", "float32")
     features, (hu, labels) = load_encoder(), _slices(20, 9, slices=1)
     x, mask = torch.from_numpy(hu).float(), torch.from_numpy(labels == 2)
@@ -95,4 +96,5 @@ def test_the_guide_is_the_derivative_of_the_distance(monkeypatch):
         a = {n: (f * shares[n].sqrt())[0].flatten(1) @ (f * shares[n].sqrt())[0].flatten(1).T / shares[n].sum() for n, f in found.items()}
     # each layer's term is weighed by its own area, which is what the guide, a sum over positions, leaves out
     matrices = {layer: (a[layer] - b) / len(b) ** 2 for layer, b in target.items()}
-    assert torch.allclose(guide_of(features, x, mask[:, None].float(), [matrices]), wanted, rtol=1e-3, atol=1e-5)
+    guide = guide_of(features, x, torch.where(mask, 0, -1), [matrices])
+    assert torch.allclose(guide, faded(wanted), rtol=1e-3, atol=1e-5)
