@@ -24,8 +24,8 @@ FILLED = 3  # bands that may be filled up with noise; what the coarser ones lack
 FITTING = 3  # rounds
 STEADY_ENDS = 0.5  # slope of the curves beyond their quantiles: longer tails than where they were fitted shall not change the mean
 LEVELS, HELD = (0.4, 0.6), 0.3  # quantiles between which what is left below the bands varies freely, and how much of it is kept beyond
-STEEPEST, STEEPEST_RIM = 1.5, 4.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several
-TAILS = 0.7  # the slopes' bound grows towards the ends of the distribution with this power: what is rare makes no blotches
+STEEPEST, STEEPEST_RIM = 1.5, 4.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several …
+STRETCHED = np.linspace(1.0, 2.0, 11)  # … so the rest of the curve is made so much steeper, until the spread is the reference's
 FEWEST_IN_A_ZONE = 100  # voxels, for a curve of its own
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
 _STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
@@ -238,10 +238,12 @@ def _curve(x: torch.Tensor, before: np.ndarray, after: np.ndarray, ends: float) 
 
 
 def _gentle(before: tuple[float, ...], after: tuple[float, ...], steepest: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A curve between the quantiles that is nowhere steeper than ``steepest``, but for its ends, and has the mean of ``after``."""
-    rank = (QUANTILES[1:] + QUANTILES[:-1]) / 2
-    steps = np.minimum(np.diff(after), steepest * (0.5 / np.minimum(rank, 1 - rank)) ** TAILS * np.diff(before))
-    gentle = np.concatenate([[0.0], np.cumsum(steps)])
+    """A curve between the quantiles that is nowhere steeper than ``steepest`` and has the mean of ``after``, and its spread if it can."""
+    most = steepest * np.diff(before)
+    for stretch in STRETCHED:
+        gentle = np.concatenate([[0.0], np.cumsum(np.minimum(stretch * np.diff(after), most))])
+        if np.std(gentle) >= 0.98 * np.std(after):
+            break
     return before, tuple((gentle + np.mean(after) - np.mean(gentle)).tolist())
 
 
