@@ -24,7 +24,7 @@ FILLED = 3  # bands that may be filled up with noise; what the coarser ones lack
 FITTING = 3  # rounds
 STEADY_ENDS = 0.5  # slope of the curves beyond their quantiles: longer tails than where they were fitted shall not change the mean
 LEVELS, HELD = (0.4, 0.6), 0.3  # quantiles between which what is left below the bands varies freely, and how much of it is kept beyond
-STEEPEST, STEEPEST_RIM = 1.5, 4.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several …
+STEEPEST, STEEPEST_RIM = 1.5, 2.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several …
 STRETCHED = np.linspace(1.0, 2.0, 11)  # … so the rest of the curve is made so much steeper, until the spread is the reference's
 FEWEST_IN_A_ZONE = 100  # voxels, for a curve of its own
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
@@ -42,6 +42,7 @@ class Texture:
     quantiles: tuple[float, ...]
     rim: tuple[float, ...]  # quantiles of the outermost pixels
     voxels: int
+    thin: bool = False  # nearly all border: its bands show borders, not grain
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def measure(x: torch.Tensor, mask: torch.Tensor, firsts=(0,)) -> Texture:
     """The texture of slices ``x`` (D, H, W) within ``mask`` (bool); ``firsts`` are the slices whose predecessor is not their neighbour."""
     bands, _ = Within(mask.float()).bands(x)
     core, rim = zones(mask)
+    thin = interior(mask) is mask
     mask = interior(mask)
     inside = x[mask].numpy()
     pairs = mask[1:] & mask[:-1]
@@ -122,6 +124,7 @@ def measure(x: torch.Tensor, mask: torch.Tensor, firsts=(0,)) -> Texture:
         quantiles=_quantiles(x[core]),
         rim=_quantiles(x[rim]),
         voxels=len(inside),
+        thin=thin,
     )
 
 
@@ -132,7 +135,7 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
     whose parts are thinner or thicker: what lies below the bands is held near its range here, and so are the ends of the curves.
     """
     within, (core, rim), inner = Within(mask.float()), zones(mask), interior(mask)
-    filled = FILLED if inner is not mask else 0  # where nearly all is border, the bands show borders, not grain
+    filled = 0 if inner is mask or reference.thin else FILLED
     bands, base = within.bands(content)
     levels = tuple(np.quantile(base[inner].numpy(), LEVELS).tolist()) if steady else (-np.inf, np.inf)
     ends = STEADY_ENDS if steady else 1.0

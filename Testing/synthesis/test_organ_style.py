@@ -104,6 +104,14 @@ def test_one_vessel_does_not_fall_apart_into_the_references_several():
     assert abs(right - left) < 40 and result[mask].mean() == pytest.approx(several[mask].mean(), abs=15)
 
 
+def test_borders_of_thin_vessels_are_no_grain_for_thick_ones():
+    thick, mask = _block(40)
+    thin = torch.zeros_like(mask)
+    thin[:, 8:64, ::6] = thin[:, 8:64, 1::6] = True
+    transfer = fit(thick, mask, measure(torch.where(thin, 40.0, -800.0) + 60 * torch.randn(thin.shape), thin))
+    assert not any(transfer.grain) and any(fit(thick, mask, measure(4 * thick, mask)).grain)
+
+
 def test_strength_runs_from_the_content_to_the_style():
     x = torch.randn(4, 40, 40, generator=torch.Generator().manual_seed(1)) * 10
     mask = torch.ones(4, 40, 40)
