@@ -26,6 +26,7 @@ STEADY_ENDS = 0.5  # slope of the curves beyond their quantiles: longer tails th
 LEVELS, HELD = (0.4, 0.6), 0.3  # quantiles between which what is left below the bands varies freely, and how much of it is kept beyond
 STEEPEST, STEEPEST_RIM = 1.5, 2.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several …
 STRETCHED = np.linspace(1.0, 2.0, 11)  # … so the rest of the curve is made so much steeper, until the spread is the reference's
+FEWEST_INSIDE = 0.45  # of a structure that is not all border; of lung vessels it is 0.3, of bones and airways 0.6 and more
 FEWEST_IN_A_ZONE = 100  # voxels, for a curve of its own
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
 _STREAM = 11  # of white_noise; the generator's own streams are 1 and 2
@@ -85,7 +86,7 @@ def interior(mask: torch.Tensor) -> torch.Tensor:
     Where little would be left, as of vessels, the whole mask.
     """
     core = _core(mask)
-    return core if core.sum() > 0.25 * mask.sum() else mask
+    return core if core.sum() > FEWEST_INSIDE * mask.sum() else mask
 
 
 def _core(mask: torch.Tensor) -> torch.Tensor:
@@ -149,8 +150,11 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
         grain = np.where(np.arange(BANDS) < filled, np.sqrt(np.maximum(goal**2 - (gains * own) ** 2, 0)), 0.0)
         mixed = base + sum(g * b for g, b in zip(gains.tolist(), bands, strict=True))
         mixed = mixed + sum(g * z for g, z in zip(grain.tolist(), noise, strict=False))
-        curves = (_gentle(_quantiles(mixed[core]), reference.quantiles, STEEPEST if filled else STEEPEST_RIM),
-                  _gentle(_quantiles(mixed[rim]), reference.rim, STEEPEST_RIM))  # fmt: skip
+        if filled:
+            curves = (_gentle(_quantiles(mixed[core]), reference.quantiles, STEEPEST),
+                      _gentle(_quantiles(mixed[rim]), reference.rim, STEEPEST_RIM))  # fmt: skip
+        else:
+            curves = (_straight(_quantiles(mixed[mask]), reference),) * 2
         made, _ = within.bands(_by_zone(mixed, mask, core, *curves, ends))
         found = np.array([_strength(band[inner]) for band in made])
         goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
@@ -248,6 +252,14 @@ def _gentle(before: tuple[float, ...], after: tuple[float, ...], steepest: float
         if np.std(gentle) >= 0.98 * np.std(after):
             break
     return before, tuple((gentle + np.mean(after) - np.mean(gentle)).tolist())
+
+
+def _straight(before: tuple[float, ...], reference: Texture) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A line between the ends of two distributions, as a curve (before, after).
+
+    Where nearly all is border, how much lies between blood and lung says how thick the vessels are, which is anatomy and to be kept.
+    """
+    return (before[0], before[-1]), (min(reference.quantiles[0], reference.rim[0]), max(reference.quantiles[-1], reference.rim[-1]))
 
 
 def _band_noise(band: int, seed: int, stream: int, start, shape) -> torch.Tensor:

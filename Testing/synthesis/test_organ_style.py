@@ -16,7 +16,7 @@ from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.synthesis.style_features import load_features
 from CTSynthesisLib.synthesis.style_reference import Chosen, Style, choose, reference_of
 from CTSynthesisLib.synthesis.style_refine import gram_distance, grams, refine
-from CTSynthesisLib.synthesis.texture_transfer import Noise, Transfer, apply, fit, measure, zones
+from CTSynthesisLib.synthesis.texture_transfer import Noise, Transfer, apply, faded, fit, measure, zones
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
 from Testing.phantom import hounsfield, thorax
 
@@ -110,6 +110,16 @@ def test_borders_of_thin_vessels_are_no_grain_for_thick_ones():
     thin[:, 8:64, ::6] = thin[:, 8:64, 1::6] = True
     transfer = fit(thick, mask, measure(torch.where(thin, 40.0, -800.0) + 60 * torch.randn(thin.shape), thin))
     assert not any(transfer.grain) and any(fit(thick, mask, measure(4 * thick, mask)).grain)
+
+
+def test_thick_vessels_do_not_fade_after_thin_ones():
+    masks = torch.zeros(2, 4, 72, 72)
+    masks[..., 8:64, 8:64:9] = masks[..., 8:64, 9:64:9] = masks[..., 8:64, 10:64:9] = 1
+    masks[0, :, 20:30, 8:22] = masks[1, :, 20:40, 8:64] = 1  # one short thick vessel in the reference, much of the content
+    scan, content = (-800 + height * faded(faded(faded(mask))) for mask, height in zip(masks, (960, 860), strict=True))
+    transfer = fit(content, masks[1] > 0, measure(scan, masks[0] > 0))
+    result = apply(content, masks[1], transfer, 1.0, noise=Noise(0, (0, 0, 0), content.shape))
+    assert result[:, 24:36, 12:60].median() > 80
 
 
 def test_strength_runs_from_the_content_to_the_style():
