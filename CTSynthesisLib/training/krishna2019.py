@@ -35,17 +35,17 @@ class Krishna2019:
     image_size: int = 512
     epochs: int = 100
     noise: int = 200  # dimensions of z
-    learning_rate_G: float = 5e-4  # Adam; not given: twice and a half DCGAN's (its reference 5), whose momenta these are
+    learning_rate_G: float = 1e-4  # Adam; not given: half of DCGAN's (its reference 5), whose momenta these are; faster, style rises again
     betas: tuple[float, float] = (0.5, 0.999)
     learning_rate_D: float = 2e-4  # plain SGD; not given, ours: ten times that, and D is sure of itself within 40 iterations
     style_weight: float = 10.0  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 weigh alike on our encoder
     content_weight: float = 50.0
-    variation_weight: float = 1e-3
+    variation_weight: float = 0.02  # of a sum over the image: of smaller ones two to three times that for each halving
     filters: int = 32  # not given; half of what DCGAN has, so that an hour on a small GPU is enough
     hu_range: tuple[float, float] = (-1000.0, 1000.0)  # that is -1..1; not given, fixed, never per image
-    # Where G's output begins, by its last bias; not given. From soft tissue no way of falling loss leads to air: after 500 iterations all
-    # that is flat, outside the body too, was still grey. From -800 HU, where tanh is four times as steep, the air stays at -800 HU.
-    begin_hu: float = -950.0
+    # Slope and shift of the start; initial weights are not given. G begins as the label map in rough HU (_begin_with_labels): flat images,
+    # with which other weights begin, are local minima of style and content; from air G does not leave air, in soft tissue no air appears.
+    begin: tuple[float, float] = (2.4, 0.05)
     slices_per_case: int = 2  # "1-2 images from a similar anatomical position of each patient"
     seed: int = 0  # initial weights, order of the slices, codes z
 
@@ -53,12 +53,6 @@ class Krishna2019:
     def depth(self) -> int:
         """Layers of stride 2 from the image to 4×4."""
         return int(np.log2(self.image_size // 4))
-
-    @property
-    def begin(self) -> float:
-        """The bias that makes tanh give ``begin_hu``."""
-        low, high = self.hu_range
-        return float(np.arctanh(2 * (self.begin_hu - low) / (high - low) - 1))
 
 
 class StyleGAN(Kept):
@@ -86,7 +80,7 @@ class StyleGAN(Kept):
             self.critic = StyleCritic(StyleCriticConfig(**sizes))
             for network in (self.generator, self.critic):
                 network.apply(_initialise)
-            nn.init.constant_(self.generator.end.bias, preset.begin)
+            _begin_with_labels(self.generator, *preset.begin)
         for network in (self.generator, self.critic, features.network):
             network.to(device, memory_format=torch.channels_last)
         self.optimizer_G = torch.optim.Adam(self.generator.parameters(), preset.learning_rate_G, preset.betas)
@@ -158,13 +152,35 @@ def _only(features, layers):
 
 
 def _initialise(module: nn.Module):
-    """DCGAN's: normal with standard deviation 0.02, batch norm about 1."""
+    """DCGAN's: normal with standard deviation 0.02, batch norm about 1; transposed convolutions begin smooth, without a checkerboard."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
+        if isinstance(module, nn.ConvTranspose2d):
+            taps = torch.tensor([0.25, 0.75, 0.75, 0.25])  # linear interpolation to twice the size
+            with torch.no_grad():
+                module.weight.copy_(module.weight.mean((2, 3), keepdim=True) * 4 * taps[:, None] * taps)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+@torch.no_grad()
+def _begin_with_labels(generator: StyleGenerator, slope: float, shift: float, deeper: float = 0.1):
+    """G(y, z) begins near tanh(shift + slope · (y - body)) up to the body's grey value, and rises a fifth as steeply above it (leaky ReLU).
+
+    The outermost skip connection hands the label map from the first layer to the last: each filter of the first picks one of the four
+    pixels under its stride, the last puts them back in their places. What the layers between add is scaled by ``deeper``.
+    """
+    first, last = generator.down[0][0], generator.end
+    last.weight.zero_()
+    for channel in range(first.out_channels):
+        row, column = 1 + channel % 4 // 2, 1 + channel % 2
+        first.weight[channel, 0, row, column] -= 1
+        last.weight[channel, 0, row, column] = -4 * slope / first.out_channels
+    first.bias.fill_(float(to_network(torch.tensor(segment_values()["body"]))))
+    last.bias.fill_(shift)
+    generator.up[-1][1].weight.mul_(deeper)
 
 
 def train(

@@ -47,12 +47,20 @@ def test_numbers_are_those_of_the_paper(a_style):
     assert STYLE_LAYERS == (1, 3, 5, 9, 13) and CONTENT_LAYERS == (10,)
 
 
-@pytest.mark.parametrize("begin", (-950.0, -800.0))
-def test_the_generator_begins_at_the_presets_hounsfield_value(a_style, a_batch, begin):
-    model = StyleGAN(replace(TINY, begin_hu=begin), a_style, load_features())
+def test_the_generator_begins_with_the_label_map_in_rough_hounsfield_units(a_style, a_batch):
+    model = StyleGAN(replace(TINY, filters=32), a_style, load_features())
+    grey = torch.zeros_like(a_batch[1])
+    for n, value in enumerate((0, 50, 100, 150, 200, 230)):  # air, lungs, body, heart, bone, spinal cord, side by side
+        grey[..., n * 11 : (n + 1) * 11] = value
     with torch.no_grad():
-        drawn = model.generator.eval()(to_network(a_batch[1]), a_batch[2])
-    assert float(drawn.median()) * 1000 == pytest.approx(begin, abs=20)
+        drawn = model.generator.eval()(to_network(grey), a_batch[2])[0, 0] * 1000
+    means = [float(drawn[:, n * 11 + 2 : n * 11 + 9].mean()) for n in range(6)]
+    assert means == pytest.approx([-953, -730, 50, 236, 397, 486], abs=40)  # tanh(0.05 + 2.4 (y - body)), above the body a fifth as steep
+    assert max(float(drawn[:, n * 11 + 2 : n * 11 + 9].std()) for n in range(6)) < 30
+    assert abs(float(drawn[:, 10].mean()) - means[0]) < 40 and abs(float(drawn[:, 11].mean()) - means[1]) < 40  # borders stay sharp
+    for layer in model.generator.up:  # and what deeper layers add has no checkerboard
+        taps = layer[0].weight
+        assert torch.allclose(taps, taps.flip(2)) and torch.allclose(3 * taps[..., 0], taps[..., 1])
 
 
 def test_one_step_changes_d_by_equation_9_and_g_by_equation_8_only(a_style, a_batch):
@@ -98,7 +106,7 @@ def test_label_maps_become_the_six_grey_values():
     from CTSynthesisLib.anatomy import understand
 
     grey = grey_values(labelmap.array, understand(labelmap.segments))
-    expected = {0: 0, 1: 50, 2: 100, 3: 100, 4: 150, 5: 50, 6: 200}  # the aorta is none of the six, so it is body
+    expected = {0: 0, 1: 100, 2: 50, 3: 50, 4: 150, 5: 100, 6: 200}  # the aorta is none of the six, so it is body
     for value, wanted in expected.items():
         assert set(grey[labelmap.array == value].tolist()) <= {wanted}
 
