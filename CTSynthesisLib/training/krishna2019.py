@@ -40,7 +40,7 @@ class Krishna2019:
     learning_rate_D: float = 2e-4  # plain SGD; not given, ours: ten times that, and D is sure of itself within 40 iterations
     style_weight: float = 10.0  # w_s, w_c and w_tv are not given: chosen so that the terms of equation 8 weigh alike on our encoder
     content_weight: float = 50.0
-    variation_weight: float = 0.02  # of a sum over the image: of smaller ones two to three times that for each halving
+    variation_weight: float = 0.008  # of a sum over the image: of smaller ones two to three times that for each halving
     filters: int = 32  # not given; half of what DCGAN has, so that an hour on a small GPU is enough
     hu_range: tuple[float, float] = (-1000.0, 1000.0)  # that is -1..1; not given, fixed, never per image
     # Slope and shift of the start; initial weights are not given. G begins as the label map in rough HU (_begin_with_labels): flat images,
@@ -152,13 +152,9 @@ def _only(features, layers):
 
 
 def _initialise(module: nn.Module):
-    """DCGAN's: normal with standard deviation 0.02, batch norm about 1; transposed convolutions begin smooth, without a checkerboard."""
+    """DCGAN's: normal with standard deviation 0.02, batch norm about 1."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-        if isinstance(module, nn.ConvTranspose2d):
-            taps = torch.tensor([0.25, 0.75, 0.75, 0.25])  # linear interpolation to twice the size
-            with torch.no_grad():
-                module.weight.copy_(module.weight.mean((2, 3), keepdim=True) * 4 * taps[:, None] * taps)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):

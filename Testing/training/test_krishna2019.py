@@ -58,9 +58,6 @@ def test_the_generator_begins_with_the_label_map_in_rough_hounsfield_units(a_sty
     assert means == pytest.approx([-953, -730, 50, 236, 397, 486], abs=40)  # tanh(0.05 + 2.4 (y - body)), above the body a fifth as steep
     assert max(float(drawn[:, n * 11 + 2 : n * 11 + 9].std()) for n in range(6)) < 30
     assert abs(float(drawn[:, 10].mean()) - means[0]) < 40 and abs(float(drawn[:, 11].mean()) - means[1]) < 40  # borders stay sharp
-    for layer in model.generator.up:  # and what deeper layers add has no checkerboard
-        taps = layer[0].weight
-        assert torch.allclose(taps, taps.flip(2)) and torch.allclose(3 * taps[..., 0], taps[..., 1])
 
 
 def test_one_step_changes_d_by_equation_9_and_g_by_equation_8_only(a_style, a_batch):
