@@ -104,32 +104,38 @@ def _pair(scan: Volume, regions: LabelMap, reference: Reference, request: Reques
     rows = _distances(regions, chosen, reference, features, plain=plain.array, styled=styled.volume.array, real=scan.array)
     before, after, truth = (dice(resegment(volume), regions) for volume in (plain, styled.volume, scan))
     counted = [name for name, value in before.items() if value >= COUNTS_FROM]
-    body = regions.array > 0
-    along = [neighbour_change(v.array, m) for v, m in ((styled.volume, body), (reference.scan, reference.labelmap.array > 0))]
-    coherence = [one["k"] / (0.5 * (one["i"] + one["j"])) for one in along]
     return rows, {
         "dice_fall_mean": float(np.mean([before[n] - after[n] for n in counted])) if counted else float("nan"),
         "dice_fall_most": max((before[n] - after[n] for n in counted), default=float("nan")),
         "dice_fall_of_all": float(np.nanmean([before[n] - after[n] for n in before])),
         "dice_fall_of_the_real": float(np.mean([before[n] - truth[n] for n in counted])) if counted else float("nan"),
-        "slice_change_over_reference": coherence[0] / coherence[1],
+        "slice_change_over_reference": _slice_change(styled.volume, regions, reference),
         "processor_seconds_generate": of_generate,
         "processor_seconds_style": of_style,  # less where the reference was measured before
     }
 
 
-def _distances(regions: LabelMap, chosen, reference: Reference, features: StyleFeatures, **volumes) -> list[dict]:
-    """A row a structure: Gram distances to the reference, mean HU and spread of the interior against the reference's."""
+def _slice_change(volume: Volume, regions: LabelMap, reference: Reference) -> float:
+    """Change between slices over change within, over the same of the reference."""
+    along = [neighbour_change(v.array, m.array > 0) for v, m in ((volume, regions), (reference.scan, reference.labelmap))]
+    ours, theirs = (one["k"] / (0.5 * (one["i"] + one["j"])) for one in along)
+    return ours / theirs
+
+
+def _distances(
+    regions: LabelMap, chosen, reference: Reference, features: StyleFeatures, *, of_these=slice(1, None, EVERY), **volumes
+) -> list[dict]:
+    """A row a structure: Gram distances of slices ``of_these`` to the reference, mean HU and spread of the interior against its."""
     spacing = regions.geometry.spacing
     shown = slabs_of(reference.scan, reference.labelmap, {one.values for one in chosen}, spacing)
     theirs = torch.from_numpy(np.where(shown.labels == 0, OUTSIDE_HU, shown.hu).astype(np.float32))
     ours = {n: torch.from_numpy(np.where(regions.array == 0, OUTSIDE_HU, v).astype(np.float32)) for n, v in volumes.items()}
     masks = {one: torch.from_numpy(regions.array == one.item.segment.value) for one in chosen}
-    masks = {one: mask for one, mask in masks.items() if mask.sum() >= FEWEST and mask[1::EVERY].any()}
+    masks = {one: mask for one, mask in masks.items() if mask.sum() >= FEWEST and mask[of_these].any()}
     others = {one: torch.from_numpy(np.isin(shown.labels, one.values)) for one in masks}
     masks = {one: mask for one, mask in masks.items() if others[one][::EVERY].any()}
     targets = grams_each(features, theirs[::EVERY], {one: others[one][::EVERY] for one in masks})
-    found = {n: grams_each(features, v[1::EVERY], {one: mask[1::EVERY] for one, mask in masks.items()}) for n, v in ours.items()}
+    found = {n: grams_each(features, v[of_these], {one: mask[of_these] for one, mask in masks.items()}) for n, v in ours.items()}
     rows = []
     for one, mask in masks.items():
         row = {n: gram_distance(each[one], targets[one]) for n, each in found.items()}
@@ -200,9 +206,13 @@ def _refined(regions: LabelMap, reference: Reference, request: Request, features
     slow, plain = style_segmentation(few, reference, request, Style(refine=steps))
     seconds = time.process_time() - started
     chosen, _ = choose(slow.understood, reference, Style())
-    rows = _distances(few, chosen, reference, features, plain=plain.array, styled=slow.volume.array)
+    rows = _distances(few, chosen, reference, features, of_these=slice(None), plain=plain.array, styled=slow.volume.array)
     tables = {f"refined_{key}": {row["structure"]: row[key] for row in rows} for key in ("fall", "hu_off", "spread_ratio")}
-    return {**tables, "refine_steps": steps, "refine_processor_seconds_a_slice": seconds / REFINED_SLICES}  # fmt: skip
+    before, after = (dice(resegment(volume), few) for volume in (plain, slow.volume))
+    counted = [name for name, value in before.items() if value >= COUNTS_FROM]
+    return {**tables, "refine_steps": steps, "refine_processor_seconds_a_slice": seconds / len(few.array),
+            "refined_slice_change_over_reference": _slice_change(slow.volume, few, reference),
+            "refined_dice_fall_mean": float(np.mean([before[n] - after[n] for n in counted])) if counted else float("nan")}  # fmt: skip
 
 
 def _cases(plan: StylePlan):

@@ -31,7 +31,7 @@ from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, sla
 from .texture_transfer import faded, interior, measure
 
 SLAB = 4  # slices that are optimised together
-LEVELS = {1: 1.0, 2: 1.0, 4: 1.5, 8: 1.5}  # pixels between points of a lattice, and its bound in spreads of the reference's band there
+LEVELS = {1: 1.25, 2: 2.0, 4: 2.0, 8: 1.0}  # pixels between points of a lattice, and its bound in spreads of the reference's band
 CARRIED = 4  # pixels: lattices from here on start from the slab before; a finer one would drag a pattern through the slices
 RATE, SHIFT_RATE, LAST = 0.2, 2.0, 0.125  # Adam's steps, of bounds and of a mean in HU, and what is left of both at the end
 CONTENT_WEIGHT, COHERENCE_WEIGHT, GRAIN_WEIGHT = 0.1, 0.15, 1.5
