@@ -7,7 +7,7 @@ two, an image draws what the network's filters answer to most: stripes two or th
 - what is added is a sum of lattices 1 to 8 pixels apart, each bounded by what the reference's texture shows at that size, and one number a
   segment, its mean (coarse lattices reach the deep layers in few steps, which single pixels do not);
 - the energy of each fine wavelet band around each place, in either direction, stays near what the fast path made it: stripes are not grain;
-- mean and spread of each segment's interior are drawn to the reference's;
+- mean and spread of each segment's interior are drawn to the reference's, by as much in each slab as the whole volume lacks;
 - neighbouring slices change alike, also across slabs, and each slab starts from what the last one found on the coarse lattices.
 
 Voxels beyond the styled structures' margin are not touched.
@@ -81,6 +81,10 @@ def refine(
     shown = np.flatnonzero(np.isin(labels, [one.item.segment.value for one in chosen]).any((1, 2)))
     firsts = range(int(shown[0]), int(shown[-1]) + 1, SLAB) if len(shown) else ()
     result, seen, carried = image.copy(), shown_alone(image, labels), _Carried(image.shape[1:])
+    structures = {}  # segments of one style are one structure
+    for one in chosen:
+        structures.setdefault(one.values, []).append(one.item.segment.value)
+    wanted = {values: _Wanted.of(image, np.isin(labels, those), targets[values]) for values, those in structures.items()}
     for n, first in enumerate(firsts):
         window = (slice(first, min(first + SLAB, int(shown[-1]) + 1)), *_box(labels[first : first + SLAB], chosen))
 
@@ -88,7 +92,7 @@ def refine(
             if between:
                 between((n + part) / len(firsts))
 
-        result[window] += _optimised(features, seen[window], labels[window], chosen, targets, steps, carried, window[1:], tick)
+        result[window] += _optimised(features, seen[window], labels[window], chosen, wanted, steps, carried, window[1:], tick)
     rounded = np.where(result == image, image, np.clip(np.rint(result), -1024, 3071)).astype(np.int16)
     return np.ascontiguousarray(restore(rounded, axes, flips))
 
@@ -147,6 +151,25 @@ def gram_distance(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) 
     return sum(float((one[layer] - other[layer]).square().sum()) / (4 * len(other[layer]) ** 2) for layer in other)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A structure's target, whether its interior counts or all of it, and what the whole volume lacks of the target's mean (HU) and
+    spread (a ratio). Were each slab drawn to the target itself, organs would change their HU where slabs meet."""
+
+    target: Target
+    interior: bool
+    more: float
+    wider: float
+
+    @classmethod
+    def of(cls, image: np.ndarray, mask: np.ndarray, target: Target) -> _Wanted:
+        inner = interior(torch.from_numpy(mask)).numpy()
+        both = target.inner is not None and (inner != mask).any()
+        mean, spread = target.inner if both else target.whole
+        inside = image[inner if both else mask]
+        return cls(target, both, mean - float(inside.mean()), max(spread, 1e-3) / max(float(inside.std()), 1e-3))
+
+
 class _Carried:
     """What the slab before leaves: the change of its last slice, and the coarse lattices' values there."""
 
@@ -183,16 +206,16 @@ def _box(labels, chosen):
     return tuple(slice(a, min(b, n)) for (a, b), n in zip(starts_stops, labels.shape[1:], strict=True))
 
 
-def _optimised(features, fast, labels, chosen, targets, steps, carried: _Carried, window, tick) -> np.ndarray:
+def _optimised(
+    features, fast, labels, chosen, wanted: dict[tuple[int, ...], _Wanted], steps, carried: _Carried, window, tick
+) -> np.ndarray:
     """What is to be added to the slab ``fast`` (D, H, W) in the ``window`` of its slices."""
-    segments: dict[tuple[int, ...], list[int]] = {}
-    for one in chosen:  # segments of one style are one structure
-        segments.setdefault(one.values, []).append(one.item.segment.value)
-    masks = {values: torch.from_numpy(np.isin(labels, those)) for values, those in segments.items()}
+    of = {values: [one.item.segment.value for one in chosen if one.values == values] for values in wanted}
+    masks = {values: torch.from_numpy(np.isin(labels, those)) for values, those in of.items()}
     masks = {values: mask for values, mask in masks.items() if mask.sum() >= FEWEST}
     if not masks:
         return np.zeros(fast.shape, np.float32)
-    slab = _Slab(features, torch.from_numpy(fast), masks, {values: targets[values] for values in masks}, carried, window)
+    slab = _Slab(features, torch.from_numpy(fast), masks, [wanted[values] for values in masks], carried, window)
     optimizer = torch.optim.Adam([{"params": list(slab.lattices.values())}, {"params": [slab.shifts]}], betas=(0.5, 0.9))
     for step in range(steps):
         share = LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -215,8 +238,8 @@ def _optimised(features, fast, labels, chosen, targets, steps, carried: _Carried
 class _Slab:
     """Slices (D, H, W) that are optimised: ``lattices`` {level: (D, h, w)}, of their bounds, and ``shifts`` (structures), in HU."""
 
-    def __init__(self, features, fast: torch.Tensor, masks: dict, targets: dict[tuple[int, ...], Target], carried: _Carried, window):
-        self.features, self.fast, self.targets = features, fast, list(targets.values())
+    def __init__(self, features, fast: torch.Tensor, masks: dict, wanted: list[_Wanted], carried: _Carried, window):
+        self.features, self.fast, self.targets = features, fast, [one.target for one in wanted]
         inside = torch.stack(list(masks.values())).float()  # (structures, D, H, W)
         self.fades = torch.stack([faded(mask) for mask in inside])
         self.fade = self.fades.sum(0).clamp(max=1)
@@ -225,10 +248,10 @@ class _Slab:
         self.shifts = torch.tensor([float(carried.shifts.get(values, 0.0)) for values in masks], requires_grad=True)
         self.bounds = {level: far * self._painted(inside, level) for level, far in LEVELS.items()}
         self.measured = []  # of each structure: the pixels whose mean and spread count, and which these shall be
-        for mask, target in zip(masks.values(), self.targets, strict=True):
-            inner = interior(mask)
-            both = target.inner is not None and inner is not mask
-            self.measured.append((inner if both else mask, *(target.inner if both else target.whole)))
+        for mask, one in zip(masks.values(), wanted, strict=True):
+            pixels = interior(mask) if one.interior else mask
+            hu = fast[pixels]
+            self.measured.append((pixels, float(hu.mean()) + one.more, max(float(hu.std()), 1.0) * one.wider))
         share = F.avg_pool2d(torch.stack([m for m, _, _ in self.measured]).any(0)[:, None].float(), GRAIN_WINDOW, GRAIN_WINDOW // 2)
         self.grained = share * (share > 0.5)
         with torch.no_grad():
@@ -295,7 +318,7 @@ class _Slab:
             loss = loss + GRAIN_WEIGHT * (self.grained * (ratio - ratio.clamp(low, high)).square()).sum() / self.grained.sum().clamp(min=1)
         for pixels, mean, spread in self.measured:
             inside = image[pixels]
-            ratio = torch.log(inside.std() / max(spread, 1e-3))
+            ratio = torch.log(inside.std() / spread)
             beyond = ratio - ratio.clamp(-SPREAD_FREE, SPREAD_FREE)
             both = MEAN_WEIGHT * ((inside.mean() - mean) / MEAN_SCALE).square() + SPREAD_WEIGHT * (beyond / SPREAD_SCALE).square()
             loss = loss + both / len(self.measured)
