@@ -15,7 +15,7 @@ from CTSynthesisLib.synthesis.organ_style import margin_mm, restyle, style_ct, s
 from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.synthesis.style_features import load_features
 from CTSynthesisLib.synthesis.style_reference import Chosen, Style, choose, reference_of
-from CTSynthesisLib.synthesis.style_refine import gram_distance, grams, refine
+from CTSynthesisLib.synthesis.style_refine import grain_energies, gram_distance, grams, refine
 from CTSynthesisLib.synthesis.texture_transfer import Noise, Transfer, apply, faded, fit, measure, zones
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
 from Testing.phantom import hounsfield, thorax
@@ -273,6 +273,33 @@ def test_refining_brings_the_gram_matrices_nearer_and_touches_nothing_else(conte
 
     with pytest.raises(Cancelled):
         refine(start, few, chosen, reference, steps=3, between=stop)
+
+    again, half = (refine(start, few, [replace(one, strength=s) for one in chosen], reference, steps=2) for s in (1.0, 0.5))
+    assert (again == refine(start, few, chosen, reference, steps=2)).all()
+    assert np.abs((half.astype(float) - start) - 0.5 * (again.astype(float) - start)).max() <= 1.0  # rounding to whole HU, twice
+
+
+def test_refining_gives_slabs_what_the_volume_lacks(content, reference):
+    scan, labelmap = content
+    two = np.full(8, 2)  # slabs of four times the same slice, of which one is 30 HU brighter; on average the heart is 20 HU too dark
+    few = replace(labelmap, array=labelmap.array[two], geometry=labelmap.geometry.crop((0, 0, 0), (8, *SHAPE[1:])))
+    heart, wanted = inside(few, "heart"), reference.scan.array[inside(reference.labelmap, "heart")].mean()
+    more = wanted - scan.array[two][heart].mean() - 20 + np.repeat((-15, 15), 4)
+    start = np.where(heart, scan.array[two] + more[:, None, None], scan.array[two]).astype(np.int16)
+    chosen, _ = choose(_understood(few), reference, Style(structures=("heart",)))
+    change = refine(start, few, chosen, reference, steps=20).astype(float) - start
+    assert abs(change[heart].mean() - 20) < 8
+    assert abs(change[:4][heart[:4]].mean() - change[4:][heart[4:]].mean()) < 12
+
+
+def test_stripes_are_seen_in_one_band_of_the_grain():
+    x = torch.arange(36.0)
+    for period, scale in ((2, 0), (6, 1)):
+        stripes = (40 * torch.cos(2 * torch.pi * x / period)).expand(1, 36, 36)
+        bands = [float(band.mean()) for band in grain_energies(stripes)]
+        assert np.argmax(bands) == 3 * scale and bands[3 * scale] > 2 * sorted(bands)[-2]
+        turned = [float(band.mean()) for band in grain_energies(stripes.mT)]
+        assert np.argmax(turned) == 3 * scale + 1
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------------------------
