@@ -31,12 +31,12 @@ from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, sla
 from .texture_transfer import faded, interior, measure
 
 SLAB = 4  # slices that are optimised together
-LEVELS = {1: 1.25, 2: 2.0, 4: 2.0, 8: 1.0}  # pixels between points of a lattice, and its bound in spreads of the reference's band
+LEVELS = {1: 1.25, 2: 2.0, 4: 1.5, 8: 0.5}  # pixels between points of a lattice, and its bound in spreads of the reference's band
 CARRIED = 4  # pixels: lattices from here on start from the slab before; a finer one would drag a pattern through the slices
 RATE, SHIFT_RATE, LAST = 0.2, 2.0, 0.125  # Adam's steps, of bounds and of a mean in HU, and what is left of both at the end
 CONTENT_WEIGHT, COHERENCE_WEIGHT, GRAIN_WEIGHT = 0.1, 0.15, 1.5
 MEAN_WEIGHT, MEAN_SCALE = 0.2, 10.0  # HU
-SPREAD_WEIGHT, SPREAD_SCALE, SPREAD_FREE = 0.02, 0.16, 0.13  # of log ratios
+NARROW_WEIGHT, WIDE_WEIGHT, SPREAD_SCALE, SPREAD_FREE = 0.01, 0.2, 0.16, 0.13  # of log ratios of spreads
 CHANGE_SCALE = 20.0  # HU: differences between slices are measured in it
 GRAIN_WINDOW, GRAIN_RANGE, GRAIN_FLOOR = 8, (-0.4, 0.1), 4.0  # pixels; log of energies; HU²: less is no grain
 ENOUGH = 0.02  # of a segment's first distance: from here on it weighs less
@@ -320,7 +320,8 @@ class _Slab:
             inside = image[pixels]
             ratio = torch.log(inside.std() / spread)
             beyond = ratio - ratio.clamp(-SPREAD_FREE, SPREAD_FREE)
-            both = MEAN_WEIGHT * ((inside.mean() - mean) / MEAN_SCALE).square() + SPREAD_WEIGHT * (beyond / SPREAD_SCALE).square()
+            weight = WIDE_WEIGHT if beyond > 0 else NARROW_WEIGHT
+            both = MEAN_WEIGHT * ((inside.mean() - mean) / MEAN_SCALE).square() + weight * (beyond / SPREAD_SCALE).square()
             loss = loss + both / len(self.measured)
         unlike = (self.fade[1:] * ((change[1:] - change[:-1]) / CHANGE_SCALE).square()).sum()
         if self.before is not None:
