@@ -29,9 +29,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--strength", metavar="S|A=S,B=S", default="1", help="from 0 (content) to 1 (style), for all or for single structures (default: 1)"
     )
-    parser.add_argument(
-        "--refine", type=int, default=0, metavar="STEPS", help="slow path: optimise each four slices so long; 60 is a good number (default: 0)"
-    )
+    parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="slow path: so many steps, 60 is a good number (default: 0)")
     parser.add_argument("--preview", metavar="FILE.png", help="also write a picture: content, style and result, and structures enlarged")
     add_progress_flag(parser)
     flags.add_label_arguments(parser)
