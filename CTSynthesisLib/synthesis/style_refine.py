@@ -84,7 +84,8 @@ def refine(
     structures = {}  # segments of one style are one structure
     for one in chosen:
         structures.setdefault(one.values, []).append(one.item.segment.value)
-    wanted = {values: _Wanted.of(image, np.isin(labels, those), targets[values]) for values, those in structures.items()}
+    masks = {values: np.isin(labels, those) for values, those in structures.items()}
+    wanted = {values: _Wanted.of(image, mask, targets[values]) for values, mask in masks.items() if mask.any()}
     for n, first in enumerate(firsts):
         window = (slice(first, min(first + SLAB, int(shown[-1]) + 1)), *_box(labels[first : first + SLAB], chosen))
 
@@ -245,7 +246,8 @@ class _Slab:
         self.fade = self.fades.sum(0).clamp(max=1)
         self.before = None if carried.change is None else carried.change[window]
         self.lattices = {level: carried.at(level, window).repeat(len(fast), 1, 1).requires_grad_() for level in LEVELS}
-        self.shifts = torch.tensor([float(carried.shifts.get(values, 0.0)) for values in masks], requires_grad=True)
+        shifts = [carried.shifts.get(values, one.more) for values, one in zip(masks, wanted, strict=True)]
+        self.shifts = torch.tensor([float(shift) for shift in shifts], requires_grad=True)
         self.bounds = {level: far * self._painted(inside, level) for level, far in LEVELS.items()}
         self.measured = []  # of each structure: the pixels whose mean and spread count, and which these shall be
         for mask, one in zip(masks.values(), wanted, strict=True):
