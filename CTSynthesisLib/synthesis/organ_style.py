@@ -29,7 +29,7 @@ from .style_guide import SLICES, Guide, Shown, guides_of, step_of
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, Slabs, Style, check_hounsfield, choose, digest, on_grid_of, slabs_of
 from .texture_transfer import Noise, Texture, apply, faded, fit, measure
 
-AT_ONCE = 16  # slices that are restyled together
+AT_ONCE = 24  # slices that are restyled together
 FADE = 2  # pixels around a structure that are read
 FITTED = 8  # slices that a transfer is fitted on
 NARROWEST = 5.0  # HU: structures that vary less take steps as if they varied so much

@@ -19,6 +19,7 @@ from .noise import CELL, interpolated, white_noise
 
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
 BANDS = len(SIGMAS)
+FINE = 2  # of them that are taken of single pixels; the coarser ones of means of 4 × 4
 QUANTILES = np.array([0.01, 0.02, *np.linspace(0.03, 0.97, 48), 0.98, 0.99])
 FILLED = 3  # bands that may be filled up with noise; what the coarser ones lack is anatomy, and blotches are none
 FITTING = 3  # rounds
@@ -65,15 +66,15 @@ class Within:
 
     def __init__(self, mask: torch.Tensor):
         self.mask, self.small = mask, _pooled(mask)
-        self._shares = {sigma: _blurred(mask, sigma).clamp_(min=1e-4) for sigma in SIGMAS[:3]}
-        self._shares |= {sigma: _blurred(self.small, sigma / CELL).clamp_(min=1e-4) for sigma in SIGMAS[3:]}
+        self._shares = {sigma: _blurred(mask, sigma).clamp_(min=1e-4) for sigma in SIGMAS[:FINE]}
+        self._shares |= {sigma: _blurred(self.small, sigma / CELL).clamp_(min=1e-4) for sigma in SIGMAS[FINE:]}
 
     def bands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bands (5, D, H, W) of ``x`` (D, H, W) in HU, and what is left below them; nothing outside the mask is looked at."""
         inside = x * self.mask
-        levels = [x, *(_blurred(inside, sigma) / self._shares[sigma] for sigma in SIGMAS[:3])]
+        levels = [x, *(_blurred(inside, sigma) / self._shares[sigma] for sigma in SIGMAS[:FINE])]
         small = _pooled(inside)
-        for sigma in SIGMAS[3:]:
+        for sigma in SIGMAS[FINE:]:
             smooth = (_blurred(small, sigma / CELL) / self._shares[sigma])[:, None]
             smooth = F.interpolate(smooth, scale_factor=CELL, mode="bilinear", align_corners=False)[:, 0]
             levels.append(smooth[:, : x.shape[1], : x.shape[2]])
@@ -90,7 +91,9 @@ def interior(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _core(mask: torch.Tensor) -> torch.Tensor:
-    return ~(F.max_pool2d((~mask)[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0)
+    wide = F.pad(mask, (1, 1, 1, 1), value=True)
+    rows = wide[:, :-2] & wide[:, 1:-1] & wide[:, 2:]
+    return rows[:, :, :-2] & rows[:, :, 1:-1] & rows[:, :, 2:]
 
 
 def zones(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
