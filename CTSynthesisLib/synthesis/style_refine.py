@@ -28,10 +28,10 @@ from ..volume import LabelMap, reorder, restore
 from .mask_cgan import compute_dtype
 from .style_features import StyleFeatures, load_features, mask_at, normalised_gram
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, slabs_of
-from .texture_transfer import faded, interior, measure
+from .texture_transfer import FILLED, faded, interior, measure
 
 SLAB = 4  # slices that are optimised together
-LEVELS = {1: 1.25, 2: 2.0, 4: 1.5, 8: 0.5}  # pixels between points of a lattice, and its bound in spreads of the reference's band
+LEVELS = {1: 1.25, 2: 2.0, 4: 1.0, 8: 0.5}  # pixels between points of a lattice, and its bound in spreads of the reference's band
 CARRIED = 4  # pixels: lattices from here on start from the slab before; a finer one would drag a pattern through the slices
 RATE, SHIFT_RATE, LAST = 0.2, 2.0, 0.125  # Adam's steps, of bounds and of a mean in HU, and what is left of both at the end
 CONTENT_WEIGHT, COHERENCE_WEIGHT, GRAIN_WEIGHT = 0.1, 0.15, 1.5
@@ -43,6 +43,7 @@ ENOUGH = 0.02  # of a segment's first distance: from here on it weighs less
 MARGIN = 16  # pixels around the styled structures that the network sees
 GRID = 16  # pixels: windows begin on it, so that lattices meet
 FEWEST = 50  # voxels of a structure in a slab
+MEASURED = 12  # slices of the fast result whose bands are measured
 AIR, DENSE, COVERS = -1000.0, -300.0, 0.9
 _targets = Kept(4)  # of references: some megabytes each
 
@@ -155,20 +156,28 @@ def gram_distance(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) 
 @dataclass(frozen=True)
 class _Wanted:
     """A structure's target, whether its interior counts or all of it, and what the whole volume lacks of the target's mean (HU) and
-    spread (a ratio). Were each slab drawn to the target itself, organs would change their HU where slabs meet."""
+    spread (a ratio). Were each slab drawn to the target itself, organs would change their HU where slabs meet.
+
+    ``bands`` are the strengths (HU) by octave that bound what is added: the reference's, where it is grain; of what is coarser, no more
+    than the fast result has: what that lacks is anatomy, and clouds are none."""
 
     target: Target
     interior: bool
     more: float
     wider: float
+    bands: tuple[float, ...]
 
     @classmethod
     def of(cls, image: np.ndarray, mask: np.ndarray, target: Target) -> _Wanted:
         inner = interior(torch.from_numpy(mask)).numpy()
-        both = target.inner is not None and (inner != mask).any()
-        mean, spread = target.inner if both else target.whole
-        inside = image[inner if both else mask]
-        return cls(target, both, mean - float(inside.mean()), max(spread, 1e-3) / max(float(inside.std()), 1e-3))
+        counts = target.inner is not None and (inner != mask).any()
+        mean, spread = target.inner if counts else target.whole
+        inside = image[inner if counts else mask]
+        few = np.flatnonzero(mask.any((1, 2)))[:: max(int(mask.any((1, 2)).sum()) // MEASURED, 1)]
+        own = measure(torch.from_numpy(image[few]), torch.from_numpy(mask[few])).bands
+        grain = FILLED - 1
+        bands = (*target.bands[:grain], *(min(both) for both in zip(target.bands[grain:], own[grain:], strict=True)))
+        return cls(target, counts, mean - float(inside.mean()), max(spread, 1e-3) / max(float(inside.std()), 1e-3), bands)
 
 
 class _Carried:
@@ -194,6 +203,11 @@ class _Carried:
             values = lattices[level][-1]
             rows, columns = (w.start // level for w in window)
             self._lattices[level].zero_()[rows : rows + values.shape[0], columns : columns + values.shape[1]] = values
+
+
+def _means(x: torch.Tensor) -> torch.Tensor:
+    """Of each 4 × 4 pixels of slices (D, H, W)."""
+    return F.avg_pool2d(x[:, None], CARRIED, ceil_mode=True, count_include_pad=False)[:, 0]
 
 
 def _points(shape, level: int) -> tuple[int, int]:
@@ -241,6 +255,7 @@ class _Slab:
 
     def __init__(self, features, fast: torch.Tensor, masks: dict, wanted: list[_Wanted], carried: _Carried, window):
         self.features, self.fast, self.targets = features, fast, [one.target for one in wanted]
+        self.bands = [one.bands for one in wanted]
         inside = torch.stack(list(masks.values())).float()  # (structures, D, H, W)
         self.fades = torch.stack([faded(mask) for mask in inside])
         self.fade = self.fades.sum(0).clamp(max=1)
@@ -264,15 +279,19 @@ class _Slab:
         self.first: torch.Tensor | None = None
 
     def change(self) -> torch.Tensor:
-        """HU that are added (D, H, W)."""
-        height, width = self.fast.shape[1:]
-        total = (self.shifts[:, None, None, None] * self.fades).sum(0)
+        """HU that are added (D, H, W). The fine lattices add no clouds: their own local mean is taken away."""
+        fine, coarse = torch.zeros_like(self.fast), (self.shifts[:, None, None, None] * self.fades).sum(0)
         for level, values in self.lattices.items():
             part = self.bounds[level] * torch.tanh(values)
-            if level > 1:
-                part = F.interpolate(part[:, None], scale_factor=level, mode="bilinear", align_corners=False)[:, 0, :height, :width]
-            total = total + self.fade * part
-        return total
+            part = self.fade * (self._spread_out(part, level) if level > 1 else part)
+            fine, coarse = (fine + part, coarse) if level < CARRIED else (fine, coarse + part)
+        share = _means(self.fade).clamp(min=1e-3)
+        return fine - self.fade * self._spread_out(_means(fine) / share, CARRIED) + coarse
+
+    def _spread_out(self, points: torch.Tensor, level: int) -> torch.Tensor:
+        """A lattice's values (D, h, w) at every pixel (D, H, W)."""
+        height, width = self.fast.shape[1:]
+        return F.interpolate(points[:, None], scale_factor=level, mode="bilinear", align_corners=False)[:, 0, :height, :width]
 
     def backward(self) -> None:
         """Gradients of the loss with respect to ``lattices`` and ``shifts``."""
@@ -336,8 +355,8 @@ class _Slab:
             return self.features(hu)
 
     def _painted(self, inside: torch.Tensor, level: int) -> torch.Tensor:
-        """What the reference shows of each structure in the band of a lattice (HU), on its points (D, h, w)."""
-        spreads = torch.tensor([max(target.bands[int(math.log2(level))], 1.0) for target in self.targets])
+        """The strength that bounds each structure in the band of a lattice (HU), on its points (D, h, w)."""
+        spreads = torch.tensor([max(bands[int(math.log2(level))], 1.0) for bands in self.bands])
         painted, share = (spreads[:, None, None, None] * inside).sum(0), inside.sum(0)
         around = faded if level == 1 else lambda x: F.avg_pool2d(x[:, None], level, ceil_mode=True, count_include_pad=False)[:, 0]
         return around(painted) / around(share).clamp(min=1e-3)
