@@ -27,6 +27,7 @@ STEADY_ENDS = 0.5  # slope of the curves beyond their quantiles: longer tails th
 LEVELS, HELD = (0.4, 0.6), 0.3  # quantiles between which what is left below the bands varies freely, and how much of it is kept beyond
 STEEPEST, STEEPEST_RIM = 1.5, 2.0  # slopes of the curves: what varies little, like one vessel, is not torn apart to look like several …
 STRETCHED = np.linspace(1.0, 2.0, 11)  # … so the rest of the curve is made so much steeper, until the spread is the reference's
+LIFT, LIFT_OF_SPREAD = 25.0, 0.5  # HU, and in spreads: by more it is not held; a thin sheet's local mean is its neighbours' too
 FEWEST_INSIDE = 0.45  # of a structure that is not all border; of lung vessels it is 0.3, of bones and airways 0.6 and more
 FEWEST_IN_A_ZONE = 100  # voxels, for a curve of its own
 COARSE_GAIN = {3: 1.12, 4: 1.03}  # interpolation between lattice points takes some of the spread away
@@ -59,6 +60,7 @@ class Transfer:
     rim: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # the curve of the outermost pixels, where it is another
     levels: tuple[float, float] = (-np.inf, np.inf)  # HU between which what is left below the bands varies freely
     ends: float = 1.0  # slope of the curves beyond their ends
+    lift: float = 0.0  # HU by which what is left below the bands is brought to the levels at most
 
 
 class Within:
@@ -143,7 +145,8 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
     bands, base = within.bands(content)
     levels = tuple(np.quantile(base[inner].numpy(), LEVELS).tolist()) if steady else (-np.inf, np.inf)
     ends = STEADY_ENDS if steady else 1.0
-    base = _held(base, *levels)
+    lift = max(LIFT, LIFT_OF_SPREAD * reference.spread) if steady else 0.0
+    base = _held(base, *levels, lift)
     world = Noise(seed, (0, 0, 0), content.shape)
     noise = [world.grain(n, reference.slice_correlation[n]) for n in range(filled)]
     own = np.array([_strength(band[inner]) for band in bands])
@@ -156,12 +159,13 @@ def fit(content: torch.Tensor, mask: torch.Tensor, reference: Texture, *, seed: 
         if filled:
             curves = (_gentle(_quantiles(mixed[core]), reference.quantiles, STEEPEST),
                       _gentle(_quantiles(mixed[rim]), reference.rim, STEEPEST_RIM))  # fmt: skip
+            curves = curves[0], _one_way(curves[1], curves[0], reference, ends)
         else:
             curves = (_straight(_quantiles(mixed[mask]), reference),) * 2
         made, _ = within.bands(_by_zone(mixed, mask, core, *curves, ends))
         found = np.array([_strength(band[inner]) for band in made])
         goal = goal * (wanted / np.maximum(found, 1e-3)) ** 0.8
-    return Transfer(tuple(gains.tolist()), tuple(grain.tolist()), reference.slice_correlation, *curves[0], curves[1], levels, ends)
+    return Transfer(tuple(gains.tolist()), tuple(grain.tolist()), reference.slice_correlation, *curves[0], curves[1], levels, ends, lift)
 
 
 class Noise:
@@ -203,7 +207,7 @@ def apply(
         Of the slices that ``x`` was cut from, and where.
     """
     bands, base = Within(mask).bands(x)
-    mixed = base + strength * (_held(base, *transfer.levels) - base)
+    mixed = base + strength * (_held(base, *transfer.levels, transfer.lift) - base)
     for n, band in enumerate(bands):
         mixed = mixed + transfer.gains[n] ** strength * band
         if transfer.grain[n] > 0.01:
@@ -220,9 +224,8 @@ def faded(mask: torch.Tensor) -> torch.Tensor:
     return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
 
 
-def _held(base: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    inside = base.clamp(low, high)
-    return inside + HELD * (base - inside)
+def _held(base: torch.Tensor, low: float, high: float, lift: float) -> torch.Tensor:
+    return base + ((1 - HELD) * (base.clamp(low, high) - base)).clamp(-lift, lift)
 
 
 def _by_zone(x: torch.Tensor, near: torch.Tensor, core: torch.Tensor, curve, rim_curve, ends: float) -> torch.Tensor:
@@ -255,6 +258,17 @@ def _gentle(before: tuple[float, ...], after: tuple[float, ...], steepest: float
         if np.std(gentle) >= 0.98 * np.std(after):
             break
     return before, tuple((gentle + np.mean(after) - np.mean(gentle)).tolist())
+
+
+def _one_way(rim_curve, curve, reference: Texture, ends: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The curve of the rim, but nowhere beyond the core's ``curve`` on the other side than most of the reference's rim lies.
+
+    Muscle fades into fat and lung; where the reference's touches blood full of contrast medium it brightens, but the content's need not.
+    """
+    before, after = rim_curve
+    as_core = _curve(torch.tensor(before), *map(np.array, curve), ends).numpy()
+    nearer = np.minimum if np.median(reference.rim) < np.median(reference.quantiles) else np.maximum
+    return before, tuple(nearer(after, as_core).tolist())
 
 
 def _straight(before: tuple[float, ...], reference: Texture) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -94,6 +94,14 @@ def test_a_steady_transfer_brings_another_level_to_the_references_mean():
     assert found[0] < 72 and found[1] == pytest.approx(90, abs=14)
 
 
+def test_a_border_is_not_brightened_by_what_the_reference_touches():
+    (content, mask), (reference, _) = _block(50, rim=-60), _block(50, rim=-60, seed=1)
+    rim = zones(mask)[1]
+    content[:, 8], reference[:, 8:64, 8:11] = torch.where(mask[:, 8], 50.0, content[:, 8]), 300.0  # full pixels; contrast medium
+    result = apply(content, mask.float(), fit(content, mask, measure(reference, mask)), 1.0, noise=Noise(0, (0, 0, 0), content.shape))
+    assert result[:, 8, 20:60].mean() < 90 and result[rim].median() < 0
+
+
 def test_one_vessel_does_not_fall_apart_into_the_references_several():
     mask = _block(0)[1]
     content, aorta, atrium = (level + (_block(0, seed=n)[0] / 4) for n, level in enumerate((40, 200, 420)))
