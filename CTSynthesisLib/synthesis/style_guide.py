@@ -22,7 +22,7 @@ from .style_features import StyleFeatures, load_encoder, mask_at
 from .texture_transfer import faded
 
 OUTSIDE_HU = -1000.0
-LAYERS = STYLE_LAYERS[:-1]  # the deepest takes a third of the time, sees twice as far, and its part of the step served no figure
+LAYERS = STYLE_LAYERS[:-1]  # the deepest takes a third of the time and sees twice as far, for 2 of 51 held-out structures
 STRIDE = 8  # pixels: the encoder's pooling grid in these
 MARGIN = 16  # pixels around a structure that the encoder sees when a reference is measured …
 AROUND = 8  # … and, at least, when an image is styled
@@ -193,9 +193,14 @@ def step_of(
         part = (slice(first, min(first + AT_ONCE, int(slices[-1]) + 1)), *inner)
         x = torch.from_numpy(np.pad(hu[part].astype(np.float32), ((0, 0), *beyond), constant_values=OUTSIDE_HU))
         which = torch.from_numpy(np.pad(table[labels[part]], ((0, 0), *beyond), constant_values=-1))
-        guide = guide_of(features, x, which, [guide.matrices for _, _, guide in styles])
-        steps = _painted([strength * guide.step for _, strength, guide in styles], which)
-        sizes = _painted([1 / guide.size for _, _, guide in styles], which)
+        present = np.flatnonzero(np.bincount(which.numpy().ravel() + 1, minlength=len(styles) + 1)[1:])
+        if not len(present):
+            continue
+        which = torch.from_numpy(np.searchsorted(present, which.numpy())).where(which >= 0, which)
+        given = [styles[n] for n in present]
+        guide = guide_of(features, x, which, [guide.matrices for _, _, guide in given])
+        steps = _painted([strength * guide.step for _, strength, guide in given], which)
+        sizes = _painted([1 / guide.size for _, _, guide in given], which)
         result[part] = (-faded(steps) * bounded(guide * sizes))[(slice(None), *kept)].numpy()
         if between:
             between((part[0].stop - slices[0]) / (slices[-1] + 1 - slices[0]))
