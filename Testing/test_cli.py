@@ -277,6 +277,17 @@ def test_models_are_listed_and_verified(ctsynthesis):
     assert "default" in ctsynthesis("models", "verify").out
 
 
+def test_threads_of_a_computing_process_wait_without_spinning():
+    """Read by OpenMP when PyTorch is loaded: later would be too late."""
+    code = (
+        "import os, sys\nfrom CTSynthesisLib.cli import main\nmain(['models', 'list'])\n"
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "PASSIVE False"
+
+
 def test_the_benchmark_measures_and_writes_its_figures(ctsynthesis, tmp_path):
     printed = ctsynthesis("benchmark", "--slices", "16", "--in-plane", "64", "--runs", "2", "-o", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -284,5 +295,6 @@ def test_the_benchmark_measures_and_writes_its_figures(ctsynthesis, tmp_path):
     assert size["slices"] == 16 and size["seconds"] > 0 and size["peak_mb"] > 100
     assert figures["determinism"] == {"runs": 2, "different": 1}
     assert figures["imports"]["torch"] is False
+    assert figures["busy"]["slices"] == 16 and figures["busy"]["seconds"] > 0
     assert figures["seeds"]["structures"]
     assert "ms a slice" in printed.out

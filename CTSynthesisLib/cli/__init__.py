@@ -12,7 +12,7 @@ import warnings
 
 from .. import __version__
 from ..errors import SynthesisFailed, UnusableInput
-from ..synthesis.memory import keep_freed_memory
+from ..synthesis.memory import prepare_process
 from . import benchmark, demo, evaluate, generate, models, nodule, perturb, segment, structures, style, train, volume
 
 COMMANDS = (demo, generate, structures, segment, perturb, style, volume, nodule, train, evaluate, benchmark, models)
@@ -25,7 +25,7 @@ def main(argv=None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks ± or █ shows ? instead of failing
-    keep_freed_memory()
+    prepare_process()
     try:
         args = _parser().parse_args(arguments)
         with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """Measure speed, memory, determinism and start-up on this machine.
 
-From label map to Hounsfield array on the bundled segmentation, each size in a fresh process: 64 to 512 slices of 256 x 256 voxels.
+From label map to Hounsfield array on the bundled segmentation, each size in a fresh process: 64 to 512 slices of 256 x 256 voxels, one of
+them once more beside another process that keeps a processor busy.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Each size runs in a fresh process (``python -m CTSynthesisLib.evaluation.benchma
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,10 +19,11 @@ import numpy as np
 
 from .. import RESOURCES
 from ..errors import SynthesisFailed
-from ..synthesis.memory import keep_freed_memory
+from ..synthesis.memory import prepare_process
 from ..synthesis.request import Request
 from ..volume import Geometry, LabelMap, resample
 
+BUSY_SLICES = 128  # of the size that is also measured beside another process
 LOADED_IN_SLICER = ("anatomy", "volume", "files", "synthesis.request", "worker.client")  # what the panel needs before Generate
 
 
@@ -34,6 +36,10 @@ def measure(request: Request, *, slices=(64, 128, 256, 512), in_plane=256, runs=
             f"{in_plane} x {in_plane} x {count}: {size['seconds']:.2f} s warm, {size['first_seconds']:.2f} s first, "
             f"peak memory {size['peak_mb']:.0f} MB ({size['peak_beyond_volume_mb']:.0f} MB beyond the volume itself)"
         )
+    count = BUSY_SLICES if BUSY_SLICES in slices else slices[0]
+    with _busy_process():
+        figures["busy"] = busy = _in_a_process("size", request, in_plane, count)
+    say(f"the same {in_plane} x {in_plane} x {count} beside one busy process: {busy['seconds']:.2f} s warm, {busy['first_seconds']:.2f} s first")
     figures["determinism"] = same = _in_a_process("determinism", request, in_plane, runs)
     say(f"{runs} runs with one seed: {'bit-identical' if same['different'] == 1 else str(same['different']) + ' different results'}")
     figures["seeds"] = seeds = _in_a_process("seeds", request, in_plane, 48)
@@ -57,7 +63,8 @@ def as_text(figures) -> str:
             f"{size['slices']:6d} {size['seconds']:8.2f} {1000 * size['seconds'] / size['slices']:12.1f} "
             f"{size['peak_mb']:9.0f} {size['peak_beyond_volume_mb']:22.0f}"
         )
-    same, imports = figures["determinism"], figures["imports"]
+    same, imports, busy = figures["determinism"], figures["imports"], figures["busy"]
+    lines += ["", f"{busy['slices']} slices beside one busy process: {busy['seconds']:.2f} s warm"]
     lines += ["", f"one seed, {same['runs']} runs: {same['different']} distinct result{'s' if same['different'] > 1 else ''}", ""]
     lines += [f"{'two seeds':<28} texture / own spread   difference of means HU"]
     largest = sorted(figures["seeds"]["structures"], key=lambda s: -s["voxels"])[:15]
@@ -145,6 +152,17 @@ def _inner(mask):
     return inner
 
 
+@contextlib.contextmanager
+def _busy_process():
+    """Another process that computes without a pause, as 3D Slicer does while it draws."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _in_a_process(task, request, in_plane, number):
     return json.loads(_python("-m", __name__, task, request.to_json(), str(in_plane), str(number)).splitlines()[-1])
 
@@ -182,6 +200,6 @@ def _machine() -> dict:
 
 if __name__ == "__main__":
     task, text, in_plane, number = sys.argv[1:]
-    keep_freed_memory()  # as the command line and the worker do
+    prepare_process()  # as the command line and the worker do
     work = {"size": _size, "determinism": _determinism, "seeds": _seeds}[task]
     print(json.dumps(work(Request.from_json(text), int(in_plane), int(number))))

@@ -55,6 +55,16 @@ def check_memory(voxels: int) -> None:
         )
 
 
+def prepare_process() -> None:
+    """What a process that computes does before PyTorch is loaded: keep freed memory, and wait without spinning.
+
+    OpenMP's threads spin while they wait for each other. Beside one other busy process (3D Slicer always draws) each then holds the
+    processor that the other needs, and a run on two threads takes several times as long; asleep they cost next to nothing.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Have the allocator keep what this process frees for what it needs next, until :func:`give_memory_back`.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import SynthesisFailed, UnusableInput
 from ..synthesis.generate import Cancelled
-from ..synthesis.memory import give_memory_back, keep_freed_memory
+from ..synthesis.memory import give_memory_back, prepare_process
 from . import jobs, protocol
 from .transport import ENGINE, IDLE
 
@@ -172,7 +172,7 @@ def main(arguments=None):
     # What libraries print must not mix with the messages: they get standard error in place of standard output.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    keep_freed_memory()
+    prepare_process()
     child = Child(options.engine, options.folder, output, options.idle)
     threading.Thread(target=child.listen, args=(sys.stdin,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):  # nobody reads any more

@@ -86,7 +86,6 @@ class PipeTransport:
         self.folder = Path(tempfile.mkdtemp(prefix="CTSynthesis-"))
         library = str(Path(__file__).resolve().parents[2])
         environment = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, threads that spin while they wait cost tenfold
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
         command = [self.python or python_executable(), "-m", "CTSynthesisLib.worker", "--folder", str(self.folder), "--engine", self.engine]
         command += ["--idle", str(self.idle)]
