@@ -39,7 +39,7 @@ def measure(request: Request, *, slices=(64, 128, 256, 512), in_plane=256, runs=
     count = BUSY_SLICES if BUSY_SLICES in slices else slices[0]
     with _busy_process():
         figures["busy"] = busy = _in_a_process("size", request, in_plane, count)
-    say(f"the same {in_plane} x {in_plane} x {count} beside one busy process: {busy['seconds']:.2f} s warm, {busy['first_seconds']:.2f} s first")
+    say(f"{count} slices beside one busy process: {busy['seconds']:.2f} s warm, {busy['first_seconds']:.2f} s first")
     figures["determinism"] = same = _in_a_process("determinism", request, in_plane, runs)
     say(f"{runs} runs with one seed: {'bit-identical' if same['different'] == 1 else str(same['different']) + ' different results'}")
     figures["seeds"] = seeds = _in_a_process("seeds", request, in_plane, 48)
