@@ -16,7 +16,7 @@ from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import label_map, metaimage, nifti, nrrd, seg_nrrd
 from .beside import written_beside
-from .hounsfield import as_hounsfield
+from .hounsfield import as_hounsfield, read_as_hounsfield
 
 NOTES = "CTSynthesis.Notes"
 
@@ -30,7 +30,7 @@ def read_volume(path) -> Volume:
     Returns
     -------
     Volume
-        int16 HU. NRRD's key/value fields are its ``metadata``.
+        int16 HU. NRRD's key/value fields are its ``metadata``. What does not fit is handled by :func:`hounsfield.read_as_hounsfield`.
 
     Raises
     ------
@@ -46,7 +46,8 @@ def read_volume(path) -> Volume:
         array, geometry, metadata, notes = _read_image(path)
     if array.ndim != 3:
         raise UnusableInput(f"{path} holds {array.shape[-1]} values per voxel (a color image or a segmentation); one is needed.")
-    return Volume(as_hounsfield(array, path), geometry, _with_notes(metadata, notes))
+    array, more = read_as_hounsfield(array, path)
+    return Volume(array, geometry, _with_notes(metadata, notes + more))
 
 
 def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
