@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
 from .. import __version__
 from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
@@ -56,13 +54,15 @@ def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
     Parameters
     ----------
     labels : path, optional
-        Table that names the values of a label map; one beside it is found by itself (see :mod:`label_table`).
+        Table that names the values of a label map; one in or beside it is found by itself (see :mod:`label_table`). It may be that of a
+        whole labelling: what the map does not show is told.
     reference : path, optional
         Folder of the DICOM series that an RTSTRUCT, a SEG or LIDC's XML refers to; found by itself when it lies beside.
 
     Notes
     -----
-    Where segments overlap, the finer structure wins over its parent, then the later segment over the earlier.
+    Where segments overlap, the finer structure wins over its parent, then the later segment over the earlier. Labels too large to count on
+    are renumbered (:mod:`renumber`); :func:`write_segmentation` and every report show them as they were.
 
     Raises
     ------
@@ -114,9 +114,7 @@ def write_segmentation(labelmap: LabelMap, path):
         with written_beside(path) as part:
             seg_nrrd.write_seg_nrrd(part, labelmap, _without_notes(labelmap.metadata))
     else:
-        largest = int(labelmap.array.max())
-        array = labelmap.array.astype(np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.int32, copy=False)
-        _write(path, array, labelmap.geometry, labelmap.metadata, "Label map")
+        _write(path, label_map.smallest_type(labelmap.labels), labelmap.geometry, labelmap.metadata, "Label map")
 
 
 def _write(path, array, geometry, metadata, description):
