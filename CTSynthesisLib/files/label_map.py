@@ -45,7 +45,7 @@ def whole_numbers(array, path):
     Raises
     ------
     UnusableInput
-        If a value is further than 0.02 from a whole number, or not below 2 ** 31, or has overflown signed 8 bits.
+        If a value is further than 0.02 from a whole number, or does not fit in 32 bits, or has overflown signed 8 bits.
     """
     notes = ()
     if array.dtype.kind == "f":
@@ -63,7 +63,7 @@ def whole_numbers(array, path):
             "save it again with unsigned 8 or with 16 bits."
         )
     if high >= 1 << 31 or low < -(1 << 31):
-        raise UnusableInput(f"{path} holds label values up to {high:g}; renumber them below 65536.")
+        raise UnusableInput(f"{path} holds label values from {low:g} to {high:g}; renumber them below {1 << 31}.")
     if array.dtype.kind not in "iu" or array.dtype.itemsize > 4 or high < 1 << 16:
         array = array.astype(np.uint16 if low >= 0 and high < 1 << 16 else np.int32, copy=False)
     return array, notes
