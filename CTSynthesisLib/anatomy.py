@@ -342,7 +342,7 @@ def understand(
     mmwhs = _read_as_mmwhs(segments)
     results = []
     for segment in segments:
-        labels = {segment.name.casefold(), str(segment.value)}
+        labels = {segment.name.casefold(), str(segment.label)}
         chosen = next((key for key in names if key.casefold() in labels), None)
         if chosen is not None:
             unused.discard(chosen)

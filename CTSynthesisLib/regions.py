@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import UnusableInput
-from .volume import Geometry, LabelMap, Segment, Volume, reorder, resample, restore, to_sitk
+from .volume import Geometry, LabelMap, Segment, Volume, reorder, resample, restore, to_sitk, without_padding
 
 WORKING_SPACING = 1.5  # mm, in-plane; slices are kept as they are unless they are thinner than this
 REGIONS = (
@@ -44,7 +44,7 @@ def segment_regions(volume: Volume) -> LabelMap:
     axes, flips = volume.geometry.anatomical_axes  # from here on arrays run foot to head, front to back, right to left
     target = volume.geometry.reordered(axes, flips)
     geometry = target.with_spacing(np.maximum(target.spacing, WORKING_SPACING))
-    hu = resample(np.ascontiguousarray(reorder(volume.array, axes, flips), np.float32), target, geometry, outside=-1024)
+    hu = resample(np.ascontiguousarray(reorder(without_padding(volume.array), axes, flips), np.float32), target, geometry, outside=-1024)
     smooth = _gaussian(hu, geometry, 1.0)
     body = _body(smooth, geometry)
     lungs, airway, gas = _gas_filled(smooth, body, geometry)

@@ -17,6 +17,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from . import anatomy
 from .errors import SynthesisFailed, UnusableInput
 from .files.codes import format_terminology, parse_terminology
+from .renumber import replaced
 from .volume import Geometry, LabelMap, Segment, Volume, resample
 
 SEGMENTATION_ROLE = "CTSynthesis.Segmentation"  # node reference from a generated volume to what it was generated from
@@ -195,9 +196,13 @@ def _layers(segmentation, precedence):
             labels_of.setdefault(image, {})[segment.GetLabelValue()] = place
     for image, places in labels_of.items():
         array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-        table = np.zeros(np.iinfo(array.dtype).max + 1 if array.dtype.itemsize < 4 else max(int(array.max()), *places) + 1, np.uint16)
+        if array.dtype.itemsize >= 4:  # labels that may be any number, even a float, index no table
+            new = {label: n for n, label in enumerate(sorted(places), start=1)}
+            array, places = replaced(np.rint(array), new, np.uint16), {new[label]: place for label, place in places.items()}
+        table = np.zeros(np.iinfo(array.dtype).max + 1, np.uint16)
         for label, place in places.items():
-            table[label] = place
+            if 0 < label < len(table):  # an empty segment may have any
+                table[label] = place
         matrix = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
         yield array, table, _geometry(matrix, image.GetExtent())
@@ -246,7 +251,7 @@ def labelmap_to_segmentation(labelmap: LabelMap, name="Segmentation"):
             segment.SetColor(*item.color)
         if item.code is not None:
             segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), format_terminology(item.code, item.modifier))
-        segment.SetLabelValue(item.value)
+        segment.SetLabelValue(item.label)
         segment.AddRepresentation(converter.GetBinaryLabelmapRepresentationName(), image)  # one image, shared by all
         segmentation.AddSegment(segment)
     node.CreateDefaultDisplayNodes()
@@ -257,8 +262,8 @@ def _oriented_image(labelmap):
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(labelmap.geometry.shape[::-1])
     image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(labelmap.geometry.ijk_to_ras))
-    small = max((segment.value for segment in labelmap.segments), default=0) < 256
-    values = np.ascontiguousarray(labelmap.array, dtype=np.uint8 if small else np.int16)
+    largest = max((segment.label for segment in labelmap.segments), default=0)
+    values = np.ascontiguousarray(labelmap.labels, dtype=np.uint8 if largest < 1 << 8 else np.int16 if largest < 1 << 15 else np.int32)
     image.GetPointData().SetScalars(numpy_to_vtk(values.ravel(), deep=True))
     return image
 

@@ -13,8 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import UnusableInput
+from .renumber import LARGEST_LABEL, renumbered, replaced
 
 AIR_HU = -1000
+LOWEST_HU = -1024  # what a scanner stores at least; a voxel below it was not measured
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -169,6 +171,9 @@ class Segment:
 
     ``code`` is a coded concept (scheme designator, value, meaning), for example ``("SCT", "10200004", "Liver")``. ``modifier`` is the
     coded laterality, if the file gave one. ``hu`` is a Hounsfield value that the user gave for this segment.
+
+    ``value`` is what the voxels of a :class:`LabelMap` hold, 1 to ``LARGEST_LABEL``. Where the user's own value is larger (an identifier of
+    an ontology, say), it is kept as ``own``; whatever is written out or shown has ``label``.
     """
 
     value: int
@@ -177,6 +182,12 @@ class Segment:
     modifier: tuple[str, str, str] | None = None
     color: tuple[float, float, float] | None = None
     hu: float | None = None
+    own: int | None = None
+
+    @property
+    def label(self) -> int:
+        """The label value as the user knows it."""
+        return self.value if self.own is None else self.own
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +204,13 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """Labels ``array`` (k, j, i), 0 outside every segment, on their ``geometry``; ``segments`` says what each value means."""
+    """Labels ``array`` (k, j, i), 0 outside every segment, on their ``geometry``; ``segments`` says what each value means.
+
+    Raises
+    ------
+    UnusableInput
+        If two segments have one value, or a value does not lie in 1 to ``LARGEST_LABEL``; :meth:`from_labels` renumbers.
+    """
 
     array: np.ndarray
     geometry: Geometry
@@ -205,6 +222,20 @@ class LabelMap:
         values = [segment.value for segment in self.segments]
         if len(set(values)) != len(values) or 0 in values:
             raise UnusableInput("Each segment needs its own label value, and 0 is kept for what lies outside all of them.")
+        stray = [*values, int(self.array.max()) if self.array.dtype.itemsize > 1 else 0]
+        if max(stray) > LARGEST_LABEL or min(stray) < 0:
+            wrong = max(stray) if max(stray) > LARGEST_LABEL else min(stray)
+            raise UnusableInput(f"The label value {wrong} does not lie in 0 to {LARGEST_LABEL}; use LabelMap.from_labels.")
+
+    @classmethod
+    def from_labels(cls, array, geometry: Geometry, segments, metadata=None) -> LabelMap:
+        """A label map of labels with any values: those above ``LARGEST_LABEL`` are renumbered, see :mod:`renumber`.
+
+        A voxel of ``array`` (integers, (k, j, i)) whose value no segment has lies outside all of them.
+        """
+        new = renumbered(segments)
+        values = {old.value: segment.value for old, segment in zip(segments, new, strict=True)}
+        return cls(replaced(array, values, np.uint16), geometry, new, metadata or {})
 
     @classmethod
     def from_masks(cls, geometry: Geometry, masks, rank=None, metadata=None) -> LabelMap:
@@ -220,6 +251,9 @@ class LabelMap:
         rank : callable, optional
             Maps a Segment to a number.
         """
+        masks = list(masks)
+        new = renumbered([segment for segment, *_ in masks])
+        masks = [(segment, *mask) for segment, (_, *mask) in zip(new, masks, strict=True)]
         masks = sorted(masks, key=lambda item: rank(item[0]) if rank else 0)  # stable: later segments stay later
         labels = np.zeros(geometry.shape, dtype=np.uint16)
         for segment, mask, *start in masks:
@@ -230,6 +264,18 @@ class LabelMap:
 
     def mask(self, segment: Segment) -> np.ndarray:
         return self.array == segment.value
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``array`` with the values that the user knows (:attr:`Segment.label`), for what is written out; int32 where they are large."""
+        if all(segment.own is None for segment in self.segments):
+            return self.array
+        return replaced(self.array, {segment.value: segment.label for segment in self.segments}, np.int32)
+
+
+def without_padding(hu: np.ndarray) -> np.ndarray:
+    """``hu`` with air for what no scanner measures: the -2000 or -3024 that fill the corners around a round field of view, say."""
+    return np.where(hu < LOWEST_HU, hu.dtype.type(AIR_HU), hu)
 
 
 def _check_shape(array, geometry):

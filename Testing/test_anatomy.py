@@ -161,7 +161,7 @@ def test_sources_are_spelled_out():
 def test_mmwhs_label_values():
     assert anatomy.label_table("mmwhs") == {
         500: "heart_ventricle_left", 600: "heart_ventricle_right", 420: "heart_atrium_left", 550: "heart_atrium_right",
-        205: "heart_myocardium", 820: "aorta_ascending", 850: "pulmonary_artery",
+        421: "heart_atrium_left", 205: "heart_myocardium", 820: "aorta_ascending", 850: "pulmonary_artery",
     }  # fmt: skip
     assert anatomy.structure("whole heart").name == "heart"
 

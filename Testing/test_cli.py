@@ -130,6 +130,13 @@ def test_structures_shows_how_each_segment_was_understood(ctsynthesis, tmp_path)
     assert heart["HU"].startswith("160")
 
 
+def test_structures_shows_and_takes_the_label_values_of_the_user(ctsynthesis, tmp_path):
+    labels = np.where(thorax().array == 4, 70_001, 0)
+    write_segmentation(LabelMap.from_labels(labels, thorax().geometry, [Segment(70_001, "x")]), tmp_path / "x.nii.gz")
+    (record,) = json.loads(ctsynthesis("structures", tmp_path / "x.nii.gz", "--json", "--hu", "70001=160").out)
+    assert record["value"] == 70_001 and record["segment"] == "Label 70001" and record["HU"].startswith("160")
+
+
 def test_structures_as_a_table_has_one_line_a_segment(ctsynthesis, a_segmentation):
     lines = ctsynthesis("structures", a_segmentation).out.splitlines()
     assert len(lines) == 2 + len(thorax().segments)

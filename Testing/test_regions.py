@@ -123,3 +123,17 @@ def test_only_airways_and_vessels_are_smaller_than_a_millilitre(a_phantom):
     for segment in REGIONS:
         if segment.name not in ("airway", "lung_vessels"):
             assert specks(regions.mask(segment), a_phantom.geometry) == 0, segment.name
+
+
+def test_padding_where_the_field_of_view_cuts_the_body_counts_as_air():
+    phantom = thorax(shape=(8, 150, 170), spacing=(2.0, 2.0, 4.0))  # fine enough for the border to be smoothed
+    hu = hounsfield(phantom, noise=20)
+    j, i = np.indices(hu.shape[1:])
+    outside = np.hypot(j - 74.5, i - 84.5) > 60
+    assert (phantom.array[:, outside] > 0).any()
+    found = []
+    for value in (-1000, -3024):
+        cut = hu.copy()
+        cut[:, outside] = value
+        found.append(segment_regions(Volume(cut, phantom.geometry)).array)
+    np.testing.assert_array_equal(found[1], found[0])

@@ -8,6 +8,7 @@ import pytest
 import slicer
 import slicer.util
 import vtk
+import vtk.util.numpy_support
 
 from CTSynthesisLib import scene, views
 from CTSynthesisLib.errors import UnusableInput
@@ -268,3 +269,25 @@ def test_a_segment_that_is_not_there_is_left_out(a_segmentation_node):
     a_segmentation_node.GetSegmentation().AddEmptySegment("", "spleen")
     assert Segment(7, "spleen") not in scene.labelmap_from_segmentation(a_segmentation_node).segments
     assert [segment.name for _, segment in scene.visible_segments(a_segmentation_node)][-1] == "spleen"
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_a_layer_of_large_labels_or_floats(a_scene, dtype):
+    """As 3D Slicer imports a label map of an ontology's identifiers: values that index no table, and an empty segment with one more."""
+    labels = np.zeros((4, 5, 6), np.int32)
+    labels[1:3, 1:4, 1:5], labels[2, 2, 2] = 2_000_000_000 if dtype == np.int32 else 9_000_000, 7
+    geometry = Geometry.from_spacing(labels.shape, (2, 2, 3))
+    names = {int(labels.max()): "body", 7: "heart"}
+    node = scene.labelmap_to_segmentation(LabelMap.from_labels(labels, geometry, [Segment(v, n) for v, n in names.items()]))
+    assert {node.GetSegmentation().GetNthSegment(n).GetLabelValue() for n in range(2)} == set(names)  # the user's values
+    segments = [node.GetSegmentation().GetNthSegment(n) for n in range(2)]
+    image = segments[0].GetRepresentation("Binary labelmap")
+    image.GetPointData().SetScalars(vtk.util.numpy_support.numpy_to_vtk(labels.astype(dtype).ravel(), deep=True))
+    node.GetSegmentation().AddEmptySegment("empty", "empty")
+    empty = node.GetSegmentation().GetSegment("empty")
+    empty.AddRepresentation("Binary labelmap", image)
+    empty.SetLabelValue(-5)
+    read = scene.labelmap_from_segmentation(node)
+    for value, name in names.items():
+        (segment,) = (s for s in read.segments if s.name == name)
+        assert np.array_equal(read.mask(segment), labels == value)

@@ -249,3 +249,28 @@ def test_segments_need_values_of_their_own():
     for values in ((1, 1), (0, 1)):
         with pytest.raises(UnusableInput, match="value"):
             LabelMap(np.zeros(SHAPE, np.uint16), GRIDS["axial"], tuple(Segment(v, "x") for v in values))
+
+
+def test_labels_too_large_to_count_on_are_renumbered_and_kept():
+    geometry = Geometry.from_spacing((1, 1, 5), (1, 1, 1))
+    for dtype, labels in ((np.int64, [0, 1, 70_000, 3, 9]), (np.uint16, [0, 1, 60_000, 3, 9])):
+        large = labels[2]
+        segments = [Segment(1, "a"), Segment(large, "b"), Segment(3, "c")]
+        labelmap = LabelMap.from_labels(np.array([[labels]], dtype), geometry, segments)
+        assert labelmap.array.tolist() == [[[0, 1, 2, 3, 0]]]  # 9 is no segment's
+        assert labelmap.labels.tolist() == [[[0, 1, large, 3, 0]]]
+        assert [(s.value, s.label) for s in labelmap.segments] == [(1, 1), (2, large), (3, 3)]
+        masks = [(s, np.array([[labels]]) == s.value) for s in segments]
+        assert np.array_equal(LabelMap.from_masks(geometry, masks).labels, labelmap.labels)
+
+
+@pytest.mark.parametrize(("voxel", "value"), [(70_000, 1), (1, 5000), (1, -1)])
+def test_a_label_map_of_labels_that_are_no_index_is_refused(voxel, value):
+    with pytest.raises(UnusableInput, match="from_labels"):
+        LabelMap(np.full((1, 1, 5), voxel), Geometry.from_spacing((1, 1, 5), (1, 1, 1)), (Segment(value, "a"),))
+
+
+def test_more_labels_than_can_be_counted_on_are_refused():
+    segments = [Segment(value, "a") for value in range(1, 5000)]
+    with pytest.raises(UnusableInput, match="4999 labels"):
+        LabelMap.from_labels(np.ones((1, 1, 5), int), Geometry.from_spacing((1, 1, 5), (1, 1, 1)), segments)

@@ -11,7 +11,7 @@ import sys
 import warnings
 
 from .. import __version__
-from ..errors import SynthesisFailed, UnusableInput
+from ..errors import Assumption, SynthesisFailed, UnusableInput
 from ..synthesis.memory import prepare_process
 from . import benchmark, demo, evaluate, generate, models, nodule, perturb, segment, structures, style, train, volume
 
@@ -103,8 +103,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _quiet_libraries():
-    """Keep the readers' own warnings off the screen; what matters is said in our own sentences."""
+    """Keep the readers' own warnings off the screen; what matters is said in our own sentences, as notes."""
     import SimpleITK as sitk
 
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", Assumption)
+    warnings.showwarning = lambda message, *where: print(f"note: {message}", file=sys.stderr)  # until catch_warnings ends
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

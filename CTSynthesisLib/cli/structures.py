@@ -35,7 +35,7 @@ def run(args):
     counts = np.bincount(labelmap.array.ravel(), minlength=max(segment.value for segment in labelmap.segments) + 1)
     records = [
         {
-            "value": item.segment.value,
+            "value": item.segment.label,
             "segment": item.segment.name,
             "structure": item.structure.name,
             "understood by": item.how,

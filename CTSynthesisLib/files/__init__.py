@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
 from .. import __version__
 from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import label_map, metaimage, nifti, nrrd, seg_nrrd
 from .beside import written_beside
-from .hounsfield import as_hounsfield
+from .hounsfield import as_hounsfield, read_as_hounsfield
 
 NOTES = "CTSynthesis.Notes"
 
@@ -30,7 +28,7 @@ def read_volume(path) -> Volume:
     Returns
     -------
     Volume
-        int16 HU. NRRD's key/value fields are its ``metadata``.
+        int16 HU. NRRD's key/value fields are its ``metadata``. What does not fit is handled by :func:`hounsfield.read_as_hounsfield`.
 
     Raises
     ------
@@ -46,7 +44,8 @@ def read_volume(path) -> Volume:
         array, geometry, metadata, notes = _read_image(path)
     if array.ndim != 3:
         raise UnusableInput(f"{path} holds {array.shape[-1]} values per voxel (a color image or a segmentation); one is needed.")
-    return Volume(as_hounsfield(array, path), geometry, _with_notes(metadata, notes))
+    array, more = read_as_hounsfield(array, path)
+    return Volume(array, geometry, _with_notes(metadata, notes + more))
 
 
 def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
@@ -55,13 +54,15 @@ def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
     Parameters
     ----------
     labels : path, optional
-        Table that names the values of a label map; one beside it is found by itself (see :mod:`label_table`).
+        Table that names the values of a label map; one in or beside it is found by itself (see :mod:`label_table`). It may be that of a
+        whole labelling: what the map does not show is told.
     reference : path, optional
         Folder of the DICOM series that an RTSTRUCT, a SEG or LIDC's XML refers to; found by itself when it lies beside.
 
     Notes
     -----
-    Where segments overlap, the finer structure wins over its parent, then the later segment over the earlier.
+    Where segments overlap, the finer structure wins over its parent, then the later segment over the earlier. Labels too large to count on
+    are renumbered (:mod:`renumber`); :func:`write_segmentation` and every report show them as they were.
 
     Raises
     ------
@@ -113,9 +114,7 @@ def write_segmentation(labelmap: LabelMap, path):
         with written_beside(path) as part:
             seg_nrrd.write_seg_nrrd(part, labelmap, _without_notes(labelmap.metadata))
     else:
-        largest = int(labelmap.array.max())
-        array = labelmap.array.astype(np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.int32, copy=False)
-        _write(path, array, labelmap.geometry, labelmap.metadata, "Label map")
+        _write(path, label_map.smallest_type(labelmap.labels), labelmap.geometry, labelmap.metadata, "Label map")
 
 
 def _write(path, array, geometry, metadata, description):

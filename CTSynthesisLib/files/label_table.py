@@ -1,6 +1,7 @@
-"""What the values of a label map mean: a table given by the user or lying beside the file.
+"""What the values of a label map mean: a table given by the user, lying beside the file, or held by it.
 
-JSON: ``{"1": "liver"}``, ``{"liver": 1}``, ``[{"value": 1, "name": "liver", "hu": 110}]``, or one of these under ``"labels"``.
+JSON: ``{"1": "liver"}``, ``{"liver": 1}``, ``[{"value": 1, "name": "liver", "hu": 110}]``, or one of these under ``"labels"``, as in
+nnU-Net's ``dataset.json``; there a name may stand for several values (a region), and names those that have no name of their own.
 CSV: a header line with ``value`` and ``name`` (``code``, ``color`` and ``hu`` are optional).
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from ..errors import UnusableInput
 from ..volume import Segment
+from . import nifti
 
 _WAY_OUT = 'write JSON such as {"1": "liver"} or a CSV with the columns value and name'
 
@@ -42,20 +44,28 @@ def read_label_table(path) -> dict[int, Segment]:
 
 
 def find_label_table(path: Path):
-    """The table beside a label map ``path``: ``<stem>.json``, ``<stem>.csv``, ``labels.json`` or ``labels.csv``; None if there is none.
+    """``(table, where it comes from)`` for a label map ``path``, or None.
 
-    A ``<stem>.json`` that is no table (a BIDS side-car, say) is passed over.
+    It is ``<stem>.json`` or ``<stem>.csv`` beside it, else the table that the file itself holds (NIfTI), else ``labels.json`` or
+    ``labels.csv`` beside it. A ``<stem>.json`` that is no table (a BIDS side-car, say) is passed over.
     """
-    stem = path.name.removesuffix(".gz").rpartition(".")[0]
-    for name in (f"{stem}.json", f"{stem}.csv", "labels.json", "labels.csv"):
-        candidate = path.with_name(name)
-        if candidate.is_file():
+    for name in (f"{stem_of(path)}.json", f"{stem_of(path)}.csv"):
+        if (candidate := path.with_name(name)).is_file():
             try:
-                return candidate, read_label_table(candidate)
+                return read_label_table(candidate), f"{name}, found beside the label map"
             except UnusableInput:
-                if name.startswith("labels."):
-                    raise
+                continue
+    if held := nifti.label_names(path):
+        return {value: Segment(value, name) for value, name in held.items()}, "the label table in the header of the file"
+    for name in ("labels.json", "labels.csv"):
+        if (candidate := path.with_name(name)).is_file():
+            return read_label_table(candidate), f"{name}, found beside the label map"
     return None
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without its ending(s): ``heart`` of ``heart.nii.gz``."""
+    return path.name.removesuffix(".gz").rpartition(".")[0]
 
 
 def _csv_rows(text):
@@ -71,7 +81,13 @@ def _json_rows(content):
         return content
     if all(key.strip().lstrip("-").isdigit() for key in content):
         return [{"value": value, "name": name} for value, name in content.items()]
-    return [{"value": value, "name": name} for name, value in content.items()]
+    rows = [{"value": value, "name": name} for name, value in content.items() if not isinstance(value, list)]
+    regions = sorted(((value, name) for name, value in content.items() if isinstance(value, list)), key=lambda region: len(region[0]))
+    named = {row["value"] for row in rows}
+    for values, name in regions:  # the smallest first: the tumor's core is named after itself, not after the whole tumor
+        rows += [{"value": value, "name": name} for value in dict.fromkeys(values) if value not in named]
+        named.update(values)
+    return rows
 
 
 def _segment(row):

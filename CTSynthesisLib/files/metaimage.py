@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from ..errors import UnusableInput
 from .deflate import write_deflated
-from .nrrd import read_with_itk
+from .nrrd import check_voxel_files, read_with_itk
 
 _TYPES = {
     "u1": "MET_UCHAR", "i1": "MET_CHAR", "i2": "MET_SHORT", "u2": "MET_USHORT",
@@ -23,23 +21,25 @@ def read_metaimage(path):
         header, start = {}, 0
         for line in file:  # 'Key = value' lines; ElementDataFile is the last
             start += len(line)
-            key, _, value = line.decode("latin-1").partition("=")
+            key, _, value = line.decode("utf-8", "surrogateescape").partition("=")
             header[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile" or start > 1 << 20:
                 break
+        rest = file.read(1 << 20) if header.get("ElementDataFile", "").startswith("LIST") else b""  # one file a slice
         available = file.seek(0, 2) - start
     if "ElementDataFile" not in header or "DimSize" not in header:
         raise UnusableInput(f"{path} is not a MetaImage file or its header is damaged; copy or export it again.")
     # MetaIO complains on stderr and ITK names a missing file: refuse a truncated file in our own words
-    if header["ElementDataFile"] == "LOCAL":
+    if header["ElementDataFile"].upper() == "LOCAL":
         if header.get("CompressedData", "False").lower() == "true":
             needed = int(header.get("CompressedDataSize", 0))
         else:
             needed = int(np.prod([int(n) for n in header["DimSize"].split()], dtype=np.int64)) * _BYTES.get(header.get("ElementType"), 1)
         if available < needed:
             raise UnusableInput(f"{path} is incomplete: it ends before its last voxel; copy or export it again.")
-    elif not re.search("LIST|%", header["ElementDataFile"]) and not (path.parent / header["ElementDataFile"]).is_file():
-        raise UnusableInput(f"{path} names the voxel file {header['ElementDataFile']}, which is not beside it; copy it there.")
+    else:
+        stated = header["ElementDataFile"]
+        check_voxel_files(path, stated, [stated, *rest.decode("utf-8", "surrogateescape").splitlines()])
     spacing = header.get("ElementSpacing", header.get("ElementSize"))
     notes = () if spacing else ("The file states no voxel spacing; 1 mm was assumed.",)
     if spacing and not all(np.isfinite(_number(x)) and _number(x) != 0 for x in spacing.split()):

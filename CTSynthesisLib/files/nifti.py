@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -23,7 +24,7 @@ _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 def read_nifti(path):
     """Return ``(array, geometry, notes)``: scaled voxels (k, j, i), RAS geometry, sentences on what was assumed."""
     try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+        with _opened(path) as file:
             content = file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnusableInput(f"{path} is damaged or incomplete ({error}); copy or download it again.") from error
@@ -51,6 +52,37 @@ def read_nifti(path):
     matrix, notes = _voxel_to_world(content, order, pixdim)
     matrix[:3] *= _UNITS_MM.get(content[123] & 7, 1.0)
     return array, Geometry(shape, matrix), notes
+
+
+def _opened(path):
+    """The file, unpacked if it is packed: by what it holds, for names say otherwise often enough."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return (gzip.open if packed else open)(path, "rb")
+
+
+def label_names(path) -> dict[int, str]:
+    """Label value -> name from the table that TotalSegmentator and Connectome Workbench write behind the header; empty if there is none."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return {}
+    with _opened(path) as file:  # known to be a whole NIfTI file
+        header = file.read(352)
+        order = "<" if struct.unpack_from("<i", header)[0] == 348 else ">"
+        extensions = file.read(max(0, int(struct.unpack_from(order + "f", header, 108)[0]) - 352)) if header[348] else b""
+    found, start = {}, 0
+    while start + 8 <= len(extensions):
+        (size,) = struct.unpack_from(order + "i", extensions, start)
+        if size < 8:
+            break
+        text = extensions[start + 8 : start + size].rstrip(b"\0")
+        start += size
+        if b"<LabelTable" in text and b"<!DOCTYPE" not in text:
+            try:
+                labels = ElementTree.fromstring(text).iter("Label")
+                found |= {int(label.get("Key", 0)): " ".join((label.text or "").split()) for label in labels}
+            except (ElementTree.ParseError, ValueError):
+                continue  # a table that cannot be read names nothing: the labels keep their values, and this is told
+    return {value: name for value, name in found.items() if value > 0 and name}
 
 
 def _voxel_to_world(content, order, pixdim):

@@ -53,7 +53,7 @@ def read_with_itk(path):
     UnusableInput
         If the file cannot be read, is not three-dimensional, or states a spacing that is no number.
     """
-    notes = _check_nrrd_spacing(path) if path.suffix.lower() in (".nrrd", ".nhdr") else ()
+    notes = _check_header(path) if path.suffix.lower() in (".nrrd", ".nhdr") else ()
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -73,11 +73,16 @@ def read_with_itk(path):
     return sitk.GetArrayFromImage(image), geometry_of(image), metadata, notes
 
 
-def _check_nrrd_spacing(path):
-    """ITK takes 1 mm where an NRRD states no spacing or a NaN; the first is told, the second refused."""
+def _check_header(path):
+    """What ITK does not say in words of its own; returns notes.
+
+    Without a spacing, or with a NaN, it takes 1 mm: the first is told, the second refused. A voxel file that is missing it calls damage.
+    """
     with open(path, "rb") as file:
-        header = re.split(rb"\r?\n\r?\n", file.read(1 << 20), maxsplit=1)[0].decode("utf-8", "replace")
+        header = re.split(rb"\r?\n\r?\n", file.read(1 << 20), maxsplit=1)[0].decode("utf-8", "surrogateescape")
     fields = dict(re.findall(r"(?m)^([a-z ]+): *(.*?)\r?$", header))
+    if detached := fields.get("data file", fields.get("datafile")):
+        check_voxel_files(path, detached, header.splitlines())
     spacing = fields.get("space directions", fields.get("spacings"))
     if spacing is None and header.startswith("NRRD"):
         return ("The file states no voxel spacing; 1 mm was assumed.",)
@@ -86,6 +91,26 @@ def _check_nrrd_spacing(path):
     if unknown > max(0, len(axes) - 3):  # an axis of layers or colors has no spacing, the three of space must have one
         raise UnusableInput(f"{path} has a voxel spacing that is not a number; set the spacing in mm before loading it.")
     return ()
+
+
+def check_voxel_files(path, stated, lines):
+    """Raise UnusableInput unless every voxel file that a header at ``path`` names is there.
+
+    ``stated`` is one name, a pattern with its first and last number and step (``slice%03d.raw 1 24 1``), or ``LIST`` with the names in the
+    last of the header's ``lines``.
+    """
+    pattern = re.fullmatch(r"([^%]*%\d*d\S*) +(-?\d+) +(-?\d+)(?: +(-?\d+))?(?: +\d+)?", stated)
+    if stated.upper().startswith("LIST"):
+        first = next(n for n, line in enumerate(lines) if line.rstrip().endswith(stated))
+        names = [line.strip() for line in lines[first + 1 :] if line.strip()]
+    elif pattern:
+        start, end, step = int(pattern[2]), int(pattern[3]), int(pattern[4] or 1) or 1
+        names = [pattern[1] % n for n in range(start, end + (1 if step > 0 else -1), step)]
+    else:
+        names = [] if "%" in stated else [stated]
+    if missing := [name for name in names if not (path.parent / name).is_file()]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UnusableInput(f"{path} names the voxel file {missing[0]}{more}, which is not beside it; copy it there.")
 
 
 def _reason(message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ..errors import UnusableInput
 from ..volume import Geometry, LabelMap, Segment
 from .codes import format_terminology, parse_terminology
 from .flatten import Flattening
+from .label_map import smallest_type, whole_numbers
 from .nrrd import write_nrrd
 
 _KEY = re.compile(r"^Segment(\d+)_(\w+)$")
@@ -46,36 +48,73 @@ def _flattened(array, geometry, metadata, path, rank):
     target, notes = _reference_grid(geometry, metadata)
     source, start = _overlap(geometry, target)
     inside = layers[source]
-    if inside.size and (inside.min() < 0 or inside.max() >= 1 << 16):
-        raise UnusableInput(f"{path} is damaged: its label values lie outside 0 to 65535; save it again.")
-    stated = any("LabelValue" in field for field in fields.values())
-    values = [int(field.get("LabelValue", 0)) for _, field in sorted(fields.items())]
-    if len(set(values)) < len(values) or 0 in values:  # layers count their labels each for themselves
-        values = range(1, len(fields) + 1)
-    segments, labels_of = [], [{} for _ in range(inside.shape[-1])]
-    for number, field in sorted(fields.items()):
-        layer = int(field.get("Layer", number))
-        if layer >= len(labels_of):
-            raise UnusableInput(f"{path} is damaged: it has no layer {layer}, where {field.get('Name', number)} should be; save it again.")
-        labels_of[layer][int(field.get("LabelValue", 1))] = len(segments)
-        segments.append(_segment(values[len(segments)], number, field))
-    flat = Flattening(target, segments, rank)
-    for layer, numbers in enumerate(labels_of):
-        labels = inside[..., layer]
-        flat.paint_layer(numbers, labels if stated else labels > 0, start)
     if np.count_nonzero(layers) != np.count_nonzero(inside):
         notes += ("Segments reach beyond the reference image; what lies outside it was cut off, as 3D Slicer does on export.",)
+    if inside.size:
+        inside, more = whole_numbers(inside, path)
+        notes += more
+        if inside.min() < 0:
+            raise UnusableInput(f"{path} is damaged: it holds labels below 0 (down to {inside.min()}); save it again.")
+    segments, members, more = _segments(fields, inside.shape[-1], path)
+    notes += more
+    flat = Flattening(target, segments, rank)
+    unclaimed = 0
+    for layer, numbers in enumerate(members):
+        labels = inside[..., layer]
+        if None in numbers:
+            numbers, labels = {1: numbers[None]}, labels > 0
+        unclaimed += flat.paint_layer(numbers, labels, start)
+    if unclaimed:
+        notes += (f"Left out because their label is that of no segment: {unclaimed} voxels.",)
     kept = {key: value for key, value in metadata.items() if not _KEY.match(key) and not key.startswith("Segmentation_")}
     labelmap, more = flat.result(kept)
     return labelmap, notes + more
 
 
-def _segment(value, number, field):
+def _segments(fields, layers, path):
+    """The segments, for each layer label -> place in them (None -> place where the layer is one segment's and has no label), and notes."""
+    segments, members, colorless = [], [{} for _ in range(layers)], []
+    for number, field in sorted(fields.items()):
+        segment, has_color = _segment(number, field)
+        colorless += [] if has_color else [segment.name]
+        layer = _whole(field, "Layer", segment.name, path, number)
+        if not 0 <= layer < layers:
+            raise UnusableInput(f"{path} is damaged: it has no layer {layer}, where {segment.name} should be; save it again.")
+        label, others = _whole(field, "LabelValue", segment.name, path), members[layer]
+        if others and (label is None or label in others or None in others):
+            other = segments[next(iter(others.values())) if label is None else others.get(label, others.get(None))].name
+            what = f"the label {label} of '{other}'" if label in others and label is not None else f"no label of its own beside '{other}'"
+            raise UnusableInput(f"{path} is damaged: '{segment.name}' has {what} in one layer; write a LabelValue for each segment.")
+        others[label] = len(segments)
+        segments.append(replace(segment, value=label or 0))
+    values = [segment.value for segment in segments if segment.value > 0]
+    if len(set(values)) < len(values) or any(None in others for others in members):  # layers count their labels each for themselves
+        segments = [replace(segment, value=place) for place, segment in enumerate(segments, start=1)]
+    return segments, members, (f"Left out because they are no colors: those of {', '.join(colorless)}.",) if colorless else ()
+
+
+def _whole(field, key, name, path, missing=None):
+    if key not in field:
+        return missing
+    try:
+        return int(field[key])
+    except ValueError as error:
+        what = f"the {key} of '{name}' is '{field[key]}', which is no whole number"
+        raise UnusableInput(f"{path} is damaged: {what}; save it again.") from error
+
+
+def _segment(number, field):
+    """The segment without its value, and whether its color makes sense."""
     tags = dict(tag.split(":", 1) for tag in field.get("Tags", "").split("|") if ":" in tag)
     code, modifier = parse_terminology(tags.get("TerminologyEntry", ""))
-    color = tuple(float(x) for x in field.get("Color", "").split())
     name = field.get("Name") or field.get("ID") or f"Segment_{number + 1}"
-    return Segment(value, name, code=code, modifier=modifier, color=color if len(color) == 3 else None)
+    try:
+        color = tuple(float(x) for x in field.get("Color", "").split())
+    except ValueError:
+        color = ()
+    if len(color) != 3:
+        return Segment(0, name, code=code, modifier=modifier), not field.get("Color")
+    return Segment(0, name, code=code, modifier=modifier, color=color), True
 
 
 def _reference_grid(geometry, metadata):
@@ -111,13 +150,13 @@ def write_seg_nrrd(path, labelmap: LabelMap, metadata: dict[str, str]):
         color = segment.color or _distinct_color(number)
         tags = f"TerminologyEntry:{format_terminology(segment.code, segment.modifier)}|" if segment.code else ""
         fields = {
-            "ID": f"Segment_{segment.value}",
+            "ID": f"Segment_{segment.label}",
             "Name": segment.name,
             "NameAutoGenerated": 0,
             "Color": "{:.6g} {:.6g} {:.6g}".format(*color),
             "ColorAutoGenerated": int(segment.color is None),
             "Extent": extent,
-            "LabelValue": segment.value,
+            "LabelValue": segment.label,
             "Layer": 0,
             "Tags": tags,
         }
@@ -129,8 +168,7 @@ def write_seg_nrrd(path, labelmap: LabelMap, metadata: dict[str, str]):
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    largest = max((segment.value for segment in labelmap.segments), default=0)
-    write_nrrd(path, labelmap.array.astype("u1" if largest < 256 else "u2" if largest < 65536 else "i4", copy=False), geometry, metadata)
+    write_nrrd(path, smallest_type(labelmap.labels), geometry, metadata)
 
 
 def _distinct_color(number):

@@ -244,7 +244,10 @@ def _blend(hu, surroundings, labelmap: LabelMap):
 
 
 def _provenance(card: ModelCard, request: Request, understood, assumptions) -> dict[str, str]:
-    mapping = {u.segment.name: {"structure": u.structure.name, "how": u.how, "hu": u.mean_hu} for u in understood}
+    mapping = [  # not by name, for two segments may have one
+        {"segment": u.segment.name, "label": u.segment.label, "structure": u.structure.name, "how": u.how, "hu": u.mean_hu}
+        for u in understood
+    ]
     return {
         "CTSynthesis.Synthetic": "1",
         "CTSynthesis.Version": __version__,

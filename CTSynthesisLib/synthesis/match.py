@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from ..anatomy import Tissue, Understood, ancestors, structures, understand
 from ..errors import UnusableInput
 from ..regions import segment_regions
-from ..volume import Geometry, LabelMap, Volume, reorder, resample, to_sitk
+from ..volume import Geometry, LabelMap, Volume, reorder, resample, to_sitk, without_padding
 from .request import FILLED, Grain, Request
 
 SLAB, CROP = 6, 160  # slices and pixels, as in training
@@ -74,6 +74,7 @@ def match(
     UnusableInput
         If a HU has to come from the scan's tissue regions and no body is found in it.
     """
+    scan = replace(scan, array=without_padding(scan.array))
     find_regions = cache(lambda: regions or segment_regions(scan))
     hu, sentences = _hounsfield(labelmap, scan, request, names, find_regions)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from .. import __version__
 from ..errors import UnusableInput
 from ..modelstore import ModelCard, load_card, load_into
-from ..volume import Geometry, LabelMap, Segment, Volume, reorder
+from ..volume import AIR_HU, LOWEST_HU, Geometry, LabelMap, Segment, Volume, reorder, without_padding
 from . import nodule_masked
 from . import nodule_voi as voi_
 from .nodule_places import check_place
@@ -220,13 +220,18 @@ class _Scan:
 
     def __init__(self, volume: Volume, labels):
         self._axes, self._flips = volume.geometry.anatomical_axes
-        self.result = volume.array.copy()
-        self.hu = self.view(self.result)
+        self._original, self._result = volume.array, without_padding(volume.array)
+        self.hu = self.view(self._result)
         geometry = volume.geometry.reordered(self._axes, self._flips)
         self.spacing, self.lattice = geometry.spacing, np.array(geometry.lattice_origin())
         self.labels = None if labels is None else self.view(labels)
         some = self.hu[:: max(1, len(self.hu) // 40)]  # slices enough to read the noise from
         self.noise = voi_.noise_of(some, (some > SOFT_TISSUE_HU[0]) & (some < SOFT_TISSUE_HU[1]))
+
+    @property
+    def result(self):
+        """The voxels as they are now; padding that nothing was written over is as it was."""
+        return np.where((self._original < LOWEST_HU) & (self._result == AIR_HU), self._original, self._result)
 
     def view(self, array):
         return reorder(array, self._axes, self._flips)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import torch
 
 from ..anatomy import structure as look_up
 from ..anatomy import understand
-from ..errors import UnusableInput
+from ..errors import Assumption, UnusableInput
 from ..files import read_segmentation, read_volume
 from ..synthesis.habijan import channel_labels, frame, one_hot, to_unit
-from ..volume import LabelMap, Segment, Volume, reorder
+from ..volume import LabelMap, Volume, reorder
 
 # MM-WHS (Zhuang & Shen 2016; MICCAI 2017 challenge): abbreviation in paper 000, label value, our name
 MM_WHS = {
@@ -28,6 +29,7 @@ MM_WHS = {
     "Ao": (820, "aorta"),
     "PA": (850, "pulmonary_artery"),
 }
+MISPRINT = 421  # in a few voxels of the published labels, where 420 (LA) is meant
 WHOLE_HEART = tuple(name for _, name in MM_WHS.values())
 IMAGE_NAME = re.compile(r"(ct_train_\d+)_image(\.nii(?:\.gz)?)")
 
@@ -57,14 +59,18 @@ def read_cases(data: str | Path) -> Iterator[tuple[str, LabelMap, Path]]:
     """
     data = Path(data)
     images = {path: match for path in sorted(data.rglob("*_image.nii*")) if (match := IMAGE_NAME.fullmatch(path.name))}
+    names = dict(MM_WHS.values()) | {MISPRINT: MM_WHS["LA"][1]}
     for path, match in images.items():
         label_path = path.with_name(f"{match[1]}_label{match[2]}")
         if not label_path.exists():
             raise UnusableInput(f"{path} has no labels beside it; put {label_path.name} there, or remove the image.")
         labelmap = read_segmentation(label_path)
-        segments = tuple(Segment(value, name) for value, name in MM_WHS.values())
-        if strange := sorted(set(np.unique(labelmap.array).tolist()) - {0, *(segment.value for segment in segments)}):
-            warnings.warn(f"{label_path} holds values unknown to MM-WHS ({strange}); they are taken for background.", stacklevel=2)
+        segments = tuple(replace(segment, name=names[segment.label]) for segment in labelmap.segments if segment.label in names)
+        found = {segment.label for segment in labelmap.segments}
+        if MISPRINT in found:
+            _tell(f"{label_path} has label {MISPRINT}, a known misprint of MM-WHS for 420; it was taken for the left atrium.")
+        if strange := sorted(found - set(names)):
+            _tell(f"{label_path} holds values unknown to MM-WHS ({strange}); they are taken for background.")
         yield match[1], LabelMap(labelmap.array, labelmap.geometry, segments), path
     if images:
         return
@@ -78,6 +84,10 @@ def read_cases(data: str | Path) -> Iterator[tuple[str, LabelMap, Path]]:
             f"{data} holds no training data: neither MM-WHS files (ct_train_1001_image.nii.gz, ct_train_1001_label.nii.gz) nor folders "
             "with ct.nrrd and segmentation.nrrd."
         )
+
+
+def _tell(assumed):
+    warnings.warn(assumed, Assumption, stacklevel=3)
 
 
 class SlicePairs:

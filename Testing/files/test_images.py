@@ -180,3 +180,27 @@ def test_an_nrrd_without_spacing_says_that_1_mm_was_assumed(tmp_path):
     header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nencoding: raw\n\n"
     (tmp_path / "plain.nrrd").write_bytes(header + b"\1" * 64)
     assert "1 mm" in read_volume(tmp_path / "plain.nrrd").metadata[NOTES]
+
+
+def test_what_a_file_holds_decides_whether_it_is_unpacked(tmp_path):
+    write_volume(Volume(VOXELS, GRIDS["axial"]), tmp_path / "ct.nii")
+    plain = (tmp_path / "ct.nii").read_bytes()
+    (tmp_path / "plain.nii.gz").write_bytes(plain)
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(plain))
+    for name in ("plain.nii.gz", "packed.nii"):
+        assert np.array_equal(read_volume(tmp_path / name).array, VOXELS)
+
+
+@pytest.mark.parametrize("extension", [".nhdr", ".mhd"])
+def test_one_voxel_file_a_slice_is_read(tmp_path, extension):
+    for k, plane in enumerate(VOXELS):
+        for name in (f"größe {k}.raw", f"s{k}.raw"):
+            (tmp_path / name).write_bytes(plane.astype("<i2").tobytes())
+    size = "{2} {1} {0}".format(*SHAPE)
+    listed = "".join(f"größe {k}.raw\n" for k in range(len(VOXELS)))
+    nhdr = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {size}\nspacings: 1 1 1\nencoding: raw\nendian: little\ndata file: "
+    mhd = f"ObjectType = Image\nNDims = 3\nBinaryDataByteOrderMSB = False\nElementSpacing = 1 1 1\nDimSize = {size}\n"
+    mhd += "ElementType = MET_SHORT\nElementDataFile = "
+    for names in (f"LIST{' 2' if extension == '.nhdr' else ''}\n{listed}", f"s%d.raw 0 {len(VOXELS) - 1} 1\n"):
+        (tmp_path / f"ct{extension}").write_text((nhdr if extension == ".nhdr" else mhd) + names, encoding="utf-8")
+        assert np.array_equal(read_volume(tmp_path / f"ct{extension}").array, VOXELS)

@@ -1,6 +1,8 @@
 """What the values of a label map mean."""
 
+import gzip
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -105,16 +107,79 @@ def test_mmwhs_is_recognised_by_its_values(a_label_map):
     assert names(read_segmentation(a_label_map((205, 420, 500, 3), name="other.nrrd")))[3] == "Label 3"
 
 
+@pytest.mark.parametrize("values", [(205, 421, 500), (205, 420, 421, 500, 550, 600, 820, 850)])
+def test_the_misprint_of_mmwhs_is_the_left_atrium_and_this_is_told(a_label_map, values):
+    labelmap = read_segmentation(a_label_map(values))
+    assert names(labelmap)[421] == "heart_atrium_left" and len(labelmap.segments) == len(values)
+    assert "421" in labelmap.metadata[NOTES] and "left atrium" in labelmap.metadata[NOTES]
+
+
 def refusal(*args, **keywords):
     with pytest.raises(UnusableInput) as refused:
         read_segmentation(*args, **keywords)
     return str(refused.value)
 
 
-def test_a_given_table_may_not_name_what_is_not_there(a_label_map, tmp_path):
+def test_the_table_of_a_whole_labelling_serves_a_part_of_it(a_label_map, tmp_path):
     (tmp_path / "t.json").write_text('{"1": "liver", "3": "gallbladder", "4": "pancreas"}')
+    labelmap = read_segmentation(a_label_map(), labels=tmp_path / "t.json")
+    assert names(labelmap)[1] == "liver" and "3 (gallbladder), 4 (pancreas)" in labelmap.metadata[NOTES]
+    (tmp_path / "t.json").write_text('{"3": "gallbladder", "4": "pancreas"}')
     sentence = refusal(a_label_map(), labels=tmp_path / "t.json")
     assert "3 (gallbladder), 4 (pancreas)" in sentence and "t.json" in sentence
+
+
+def test_regions_name_the_labels_that_have_no_name_of_their_own(a_label_map, tmp_path):
+    """nnU-Net's regions: a label belongs to the smallest that holds it."""
+    labels = {"background": 0, "liver": 1, "abdomen": [1, 2, 5], "spleen or aorta": [2, 5], "aorta": [5]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "regions_class_order": [1, 2, 3]}))
+    labelmap = read_segmentation(a_label_map(), labels=tmp_path / "dataset.json")
+    assert names(labelmap) == {1: "liver", 2: "spleen or aorta", 5: "aorta"}
+
+
+CARET = """<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0"><LabelTable>
+<Label Key="0" Red="0"><![CDATA[???]]></Label><Label Key="1" Red="1"><![CDATA[liver]]></Label><Label Key="9"><![CDATA[pancreas]]></Label>
+<Label Key="5"><![CDATA[aorta]]></Label></LabelTable></VolumeInformation></CaretExtension>"""
+
+
+@pytest.mark.parametrize("name", ["ml.nii", "ml.nii.gz"])
+def test_names_in_the_nifti_file_itself(a_label_map, tmp_path, name):
+    """As TotalSegmentator writes them with --ml. A table of the file's own name beside it goes first, one for the whole folder last."""
+    a_label_map(name=name)
+    _extend(tmp_path / name, CARET.encode())
+    (tmp_path / "labels.json").write_text('{"1": "spleen"}')
+    labelmap = read_segmentation(tmp_path / name)
+    assert names(labelmap) == {1: "liver", 2: "Label 2", 5: "aorta"}
+    assert "header of the file" in labelmap.metadata[NOTES] and "9 (pancreas)" in labelmap.metadata[NOTES]
+    (tmp_path / "ml.json").write_text('{"1": "kidney"}')
+    assert names(read_segmentation(tmp_path / name))[1] == "kidney"
+
+
+def test_an_extension_that_is_no_table_is_passed_over(a_label_map, tmp_path):
+    for n, text in enumerate((b"<LabelTable", b"a comment", b"<!DOCTYPE x><LabelTable><Label Key='1'>liver</Label></LabelTable>")):
+        path = a_label_map(name=f"{n}.nii.gz")
+        _extend(path, text)
+        assert names(read_segmentation(path))[1] == "Label 1"
+
+
+def _extend(path, text):
+    """Put a header extension into a NIfTI file that has none."""
+    content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    size = (len(text) + 8 + 15) // 16 * 16
+    content[348] = 1
+    struct.pack_into("<f", content, 108, 352 + size)
+    content = bytes(content[:352]) + (struct.pack("<2i", size, 30) + text).ljust(size, b"\0") + bytes(content[352:])
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("heart.nii.gz", "heart"), ("lung_upper_lobe_left.nrrd", "lung_upper_lobe_left"), ("segmentation.nii.gz", "Label 1"),
+    ("ptv.mha", "Label 1"),
+])  # fmt: skip
+def test_a_single_label_is_named_after_the_file_where_that_names_a_structure(a_label_map, name, expected):
+    labelmap = read_segmentation(a_label_map((1,), name=name))
+    assert names(labelmap) == {1: expected} and ("after the file" in labelmap.metadata[NOTES]) == (expected != "Label 1")
+    assert names(read_segmentation(a_label_map((1, 2), name=name))) == {1: "Label 1", 2: "Label 2"}
 
 
 def test_a_found_table_for_another_image_is_refused(a_label_map, tmp_path):

@@ -72,6 +72,23 @@ def test_images_of_another_kind(tmp_path, capfd, read, extension, kind):
 
 
 NRRD = "NRRD0004\ntype: uint8\ndimension: 3\n{}sizes: 4 4 4\nencoding: raw\n\n"
+
+
+@BOTH
+def test_a_header_that_misses_one_of_its_voxel_files_names_it(tmp_path, capfd, read):
+    for k in (1, 3):
+        (tmp_path / f"s {k}.raw").write_bytes(bytes(16))
+    nhdr = NRRD.format("").removesuffix("\n")
+    mhd = MHA.format("1 0 0 0 1 0 0 0 1", "1 1 1").removesuffix("LOCAL\n")
+    for name, text in (
+        ("pattern.nhdr", nhdr + "data file: s %d.raw 1 4 1 2\n"), ("list.nhdr", nhdr + "data file: LIST 2\ns 1.raw\ns 2.raw\ns 3.raw\n"),
+        ("pattern.mhd", mhd + "s %d.raw 1 4 1\n"), ("list.mhd", mhd + "LIST\ns 1.raw\ns 2.raw\ns 3.raw\n"),
+        ("away.nhdr", nhdr + "data file: away/s 2.raw\n"), ("away.mhd", mhd + "away/s 2.raw\n"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+        assert "s 2.raw" in refusal(read, tmp_path / name, capfd)
+
+
 MHA = (
     "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nTransformMatrix = {}\nOffset = 0 0 0\n"
     "ElementSpacing = {}\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"

@@ -202,7 +202,7 @@ def test_a_damaged_field_is_refused(a_slicer_file):
 
     path = a_slicer_file(boxes(), GRIDS["axial"])
     path.write_bytes(path.read_bytes().replace(b"Segment1_LabelValue:=1", b"Segment1_LabelValue:=x"))
-    with pytest.raises(UnusableInput, match="segment fields"):
+    with pytest.raises(UnusableInput, match="LabelValue of .* is 'x'"):
         read_segmentation(path)
 
 
@@ -213,3 +213,58 @@ def test_a_large_cohort_of_segments_stays_apart(tmp_path):
     write_segmentation(LabelMap(labels, geometry, tuple(Segment(v, f"s{v}") for v in range(1, 400))), tmp_path / "s.seg.nrrd")
     read = read_segmentation(tmp_path / "s.seg.nrrd")
     assert np.array_equal(read.array, labels) and read.segments[-1].name == "s399"
+
+
+@pytest.fixture
+def an_own_file(tmp_path):
+    """Writes body (1), lung (2) and heart (3) in one layer as somebody else's software might: with these header fields changed."""
+
+    def write(changes=(), more=None):
+        labels = np.zeros(SHAPE, np.uint16)
+        labels[1:5, 1:6, 1:8], labels[2:4, 2:4, 2:4], labels[2:4, 4:5, 5:7] = 1, 2, 3
+        segments = tuple(Segment(n, name) for n, name in enumerate(("body", "lung", "heart"), start=1))
+        metadata = {f"Segment3_{key}": value for key, value in (more or {}).items()}
+        path = tmp_path / "own.seg.nrrd"
+        write_segmentation(LabelMap(labels, GRIDS["axial"], segments, metadata), path)
+        header, voxels = path.read_bytes().split(b"\n\n", 1)
+        lines = header.decode().split("\n")
+        for start, new in changes:
+            assert any(line.startswith(start) for line in lines)
+            lines = [new if line.startswith(start) else line for line in lines]
+        path.write_bytes("\n".join(line for line in lines if line).encode() + b"\n\n" + voxels)
+        return path, labels
+
+    return write
+
+
+def test_a_segment_without_a_label_in_a_shared_layer_is_refused_by_name(an_own_file):
+    from CTSynthesisLib.errors import UnusableInput
+
+    path, _ = an_own_file([("Segment2_LabelValue", "")])
+    with pytest.raises(UnusableInput, match="'heart' has no label of its own beside 'body'.*LabelValue"):
+        read_segmentation(path)
+    path, _ = an_own_file([("Segment2_LabelValue", "Segment2_LabelValue:=1")])
+    with pytest.raises(UnusableInput, match="'heart' has the label 1 of 'body'"):
+        read_segmentation(path)
+
+
+@pytest.mark.parametrize("value", [-1, 0, 4, 70000])
+def test_an_empty_segment_may_have_any_label(an_own_file, value):
+    path, labels = an_own_file(more={"ID": "k", "Name": "kidney", "LabelValue": value, "Layer": 0})
+    labelmap = read_segmentation(path)
+    assert np.array_equal(labelmap.array, labels) and [s.name for s in labelmap.segments] == ["body", "lung", "heart"]
+    assert "kidney" in labelmap.metadata[NOTES]
+
+
+def test_a_color_that_is_none_is_left_out_and_told(an_own_file):
+    path, labels = an_own_file([("Segment2_Color:", "Segment2_Color:=red")])
+    labelmap = read_segmentation(path)
+    assert np.array_equal(labelmap.array, labels) and labelmap.segments[2].color is None and labelmap.segments[1].color
+    assert "no colors: those of heart" in labelmap.metadata[NOTES]
+
+
+def test_voxels_of_no_segment_are_told(an_own_file):
+    path, labels = an_own_file([("Segment2_", "")])
+    labelmap = read_segmentation(path)
+    assert np.array_equal(labelmap.array > 0, np.isin(labels, (1, 2)))
+    assert f"no segment: {(labels == 3).sum()} voxels" in labelmap.metadata[NOTES]

@@ -156,5 +156,30 @@ def test_provenance_says_what_made_it(a_model, a_labelmap):
     metadata = generate(a_labelmap, request).volume.metadata
     assert metadata["CTSynthesis.Synthetic"] == "1" and metadata["CTSynthesis.Seed"] == "9"
     assert Request.from_json(metadata["CTSynthesis.Request"]) == request
-    assert json.loads(metadata["CTSynthesis.LabelMapping"])["heart"]["hu"] == 120
+    (heart,) = (row for row in json.loads(metadata["CTSynthesis.LabelMapping"]) if row["segment"] == "heart")
+    assert heart["hu"] == 120 and heart["label"] == 4
     assert len(metadata["CTSynthesis.WeightsSHA256"]) == 64
+
+
+def test_two_segments_of_one_name_are_both_in_the_label_mapping(a_model, a_labelmap):
+    both = [dataclasses.replace(s, name="lung", code=None) if s.name.startswith("lung") else s for s in a_labelmap.segments]
+    metadata = generate(LabelMap(a_labelmap.array, a_labelmap.geometry, tuple(both)), Request(model=a_model)).volume.metadata
+    mapping = json.loads(metadata["CTSynthesis.LabelMapping"])
+    assert [row["segment"] for row in mapping].count("lung") == 2 and len({row["label"] for row in mapping}) == len(mapping) == 6
+
+
+@pytest.mark.parametrize(("body", "tops"), [("painted", (65_520, 2_000_000_000)), ("derived", (65_535,))])
+def test_the_label_of_a_segment_changes_no_voxel(a_model, a_labelmap, body, tops):
+    """Whether 4 or two thousand million: where the anatomy is filled in, and where the body has to be derived."""
+    kept = [s for s in a_labelmap.segments if not s.name.startswith("lung") and (body == "painted" or s.name != "body")]
+    array = np.where(np.isin(a_labelmap.array, [s.value for s in kept]), a_labelmap.array, 1 if body == "painted" else 0).astype(np.int32)
+    array[a_labelmap.array == 0] = 0
+    found = []
+    for top in (4, *tops):
+        labels = np.where(array == 4, top, array)
+        segments = [dataclasses.replace(s, value=top) if s.value == 4 else s for s in kept]
+        result = generate(LabelMap.from_labels(labels, a_labelmap.geometry, segments), Request(model=a_model))
+        found.append(result.volume.array)
+        assert {row["label"] for row in json.loads(result.volume.metadata["CTSynthesis.LabelMapping"])} == {s.value for s in segments}
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])

@@ -189,3 +189,12 @@ def test_a_scan_without_soft_tissue_leaves_noise_open_and_says_so():
     assert (request.noise, request.sharpness, request.slice_correlation) == (None, None, None)
     assert any("noise" in sentence for sentence in sentences)
     assert request.hu == {"lung_left": -900}
+
+
+def test_padding_counts_as_air(a_patient, its_scan):
+    """A field of view that ends within the lungs: padding in a segment weighs no more than air would."""
+    found = []
+    for value in (-1000, -3024):
+        scan = Volume(np.where(np.arange(216) < 70, value, its_scan.array).astype(np.int16), its_scan.geometry)
+        found.append(match(a_patient, scan, Request(inside="plain")))
+    assert found[0] == found[1]

@@ -176,3 +176,20 @@ def test_a_ct_without_lungs_is_refused():
 
 def test_segments_are_a_label_map(injected):
     assert isinstance(injected.segmentation, LabelMap) and injected.segmentation.geometry.agrees_with(injected.volume.geometry)
+
+
+def test_padding_beside_a_nodule_counts_as_air_and_stays(a_chest, models):
+    """The field of view ends within a nodule's reach: what is drawn is the same, and the padding is kept where nothing was drawn."""
+    volume, labels = a_chest
+    at = in_the_lung(labels)
+    beyond = np.zeros(volume.array.shape, bool)
+    beyond[:, : int(at[1]) - 2] = True
+    drawn = []
+    for value in (-1000, -3024):
+        scan = Volume(np.where(beyond, value, volume.array).astype(np.int16), volume.geometry)
+        made = inject(scan, [(Nodule(14.0, "solid", "smooth", 1), at)], labels, seed=3, injector=models["injector"]).volume.array
+        drawn.append((made, made != scan.array))
+    (air, changed), (padded, changed_too) = drawn
+    assert changed.any() and (changed == changed_too).all()
+    np.testing.assert_array_equal(air[changed], padded[changed])
+    assert (padded[beyond & ~changed] == -3024).all()

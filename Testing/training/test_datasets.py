@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.errors import Assumption, UnusableInput
 from CTSynthesisLib.files import write_segmentation, write_volume
 from CTSynthesisLib.training.datasets import MM_WHS, WHOLE_HEART, SlicePairs, structures_of
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
@@ -103,11 +103,27 @@ def test_batches_go_through_all_slices_in_an_order_that_the_seed_decides(an_mmwh
 
 def test_values_unknown_to_mmwhs_are_told(tmp_path, a_heart):
     image, labels = a_heart
-    labels[9, 20:, 20:] = 421
+    labels[9, 20:, 20:] = 422
     write_case(tmp_path, 1001, image, labels)
-    with pytest.warns(UserWarning, match="421"):
+    with pytest.warns(Assumption, match="422"):
         pairs = SlicePairs(tmp_path, WHOLE_HEART, image_size=32)
     assert (pairs.labels[-1] > 0).sum() == 256
+
+
+def test_the_misprint_of_mmwhs_is_the_left_atrium(tmp_path, a_heart, capfd):
+    """On the command line too it is told, though libraries' warnings are not."""
+    from CTSynthesisLib.cli import main
+
+    image, labels = a_heart
+    labels[labels == 420] = 421
+    write_case(tmp_path, 1001, image, labels)
+    with pytest.warns(Assumption, match="421.*left atrium"):
+        pairs = SlicePairs(tmp_path, structures_of("LA"), image_size=32)
+    assert len(pairs) == 1 and (pairs.labels > 0).sum() == 256
+    options = ["--data", str(tmp_path), "-o", str(tmp_path / "out"), "--structure", "liver"]  # which MM-WHS lacks: nothing is trained
+    assert main(["train", "habijan2022", *options]) == 2
+    note, refusal = capfd.readouterr().err.splitlines()
+    assert note.startswith("note: ") and "421" in note and "liver" in refusal
 
 
 def test_an_image_without_labels_is_named(an_mmwhs_folder):
