@@ -63,7 +63,8 @@ def read_dicom_seg(path, *, reference=None, rank=None):
     for frame, (number, k) in enumerate(zip(frames.numbers, slices, strict=True)):
         pixels = _pixels(dataset, frame, path)
         if kind == "LABELMAP":
-            flat.paint_layer(places, pixels[None], (k, 0, 0))
+            # one more, because 0 is no label of a layer but may be a segment's number
+            flat.paint_layer({segment + 1: place for segment, place in places.items()}, pixels[None].astype(np.int32) + 1, (k, 0, 0))
             present = set(np.flatnonzero(np.bincount(pixels.ravel())).tolist())
             for segment in segments:
                 said[segment].add(k)
