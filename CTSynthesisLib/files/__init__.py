@@ -154,7 +154,7 @@ def _read_dicom_segmentation(path, reference):
     candidates = dicom_series.headers_in(path) if path.is_dir() else [(path, dicom_series.read_header(path))]
     if candidates == [(path, None)]:
         raise UnusableInput(f"{path} is damaged or not a DICOM file; copy or export it again.")
-    found = [(file, header.get("Modality")) for file, header in candidates if header.get("Modality") in readers]
+    found = [(file, modality) for file, header in candidates if (modality := str(header.get("Modality"))) in readers]
     if len(found) != 1:
         what = f"{len(found)} DICOM segmentations" if found else "no DICOM SEG or RTSTRUCT"
         raise UnusableInput(f"{path} holds {what}; give the file of the segmentation.")

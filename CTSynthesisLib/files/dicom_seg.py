@@ -2,54 +2,134 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 
 from .. import __version__
 from ..errors import UnusableInput
-from ..volume import LPS_FROM_RAS, Geometry, LabelMap, Segment
+from ..volume import Geometry, LabelMap, Segment
 from .beside import written_beside
+from .between import ALIKE, masks_between, usual_gap
 from .codes import TISSUE, category_of, modern
-from .dicom_series import find_series, series_beside
+from .dicom_series import SAME, Series, decoding, find_series, grid_in_lps, read_dataset, series_of
 from .flatten import Flattening
+
+_BACKGROUND = ("DCM", "125040")
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Where the frames lie: all have one orientation and one size of pixels."""
+
+    shape: tuple[int, int]  # rows, columns
+    numbers: list[int]  # the segment of each frame; 0 in label maps, whose pixels say it
+    positions: np.ndarray  # (frame, 3), LPS mm
+    row: np.ndarray  # unit vector along a row
+    column: np.ndarray
+    spacing: tuple[float, float]  # (between rows, between columns) in mm
+    between_slices: float | None  # mm, as the file states it
+    thickness: float | None
+    series: str | None  # what the file says that it belongs to
+    reference: str | None  # the frame of reference
 
 
 def read_dicom_seg(path, *, reference=None, rank=None):
     """Return ``(labelmap, notes)`` of a DICOM segmentation; frames that it leaves out are empty.
 
     The grid is that of the series the segmentation refers to, when that is given or lies beside and the frames fit on it; else the
-    slices between the first and the last frame.
-    """
-    import pydicom
+    slices between the first and the last frame. Where a segment has frames in every second, third, ... slice only and nothing is said
+    of those between, they are filled in by interpolation.
 
-    try:
-        dataset = pydicom.dcmread(path)
-        segments = {int(item.SegmentNumber): _segment(item) for item in dataset.SegmentSequence if int(item.SegmentNumber)}  # 0: background
-        numbers, positions, grid = _frames(dataset)
-    except (AttributeError, IndexError, KeyError, OSError, EOFError, TypeError, ValueError, pydicom.errors.InvalidDicomError) as error:
-        raise UnusableInput(f"{path} is damaged or not a complete DICOM segmentation; export it again.") from error
-    geometry, notes = _geometry(dataset, path, reference, positions, grid)
-    voxels = positions @ np.linalg.inv(geometry.to_lps())[:3, :3].T + np.linalg.inv(geometry.to_lps())[:3, 3]
-    slices = np.round(voxels[:, 2]).astype(int)
-    by_label = dataset.SegmentationType == "LABELMAP"
-    fractional = dataset.SegmentationType == "FRACTIONAL"
-    threshold = int(dataset.MaximumFractionalValue) / 2 if fractional else 0.5
+    Raises
+    ------
+    UnusableInput
+        If the file is damaged, its frames make no volume, or the reference is not its series.
+    """
+    dataset = read_dataset(path)
+    with decoding(path, "a complete DICOM segmentation"):
+        segments = _segments(dataset)
+        frames = _frames(dataset, path)
+        kind = str(dataset.SegmentationType)
+        full = int(dataset.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
+    geometry, notes = _geometry(frames, path, reference)
+    to_voxels = np.linalg.inv(geometry.to_lps())
+    slices = np.rint(frames.positions @ to_voxels[2, :3] + to_voxels[2, 3]).astype(int).tolist()
     flat = Flattening(geometry, list(segments.values()), rank)
-    for frame, number in enumerate(numbers):
-        pixels, k = _pixels(dataset, frame, path), slices[frame]
-        for place, segment in enumerate(segments):
-            if by_label:
-                flat.paint(place, pixels == segment, k)
-            elif segment == number:
-                flat.paint(place, pixels >= threshold, k)
-    if fractional:
+    places = {number: place for place, number in enumerate(segments)}
+    highest = dict.fromkeys(segments, 0)
+    said, shown = defaultdict(set), defaultdict(dict)  # slices that a segment has a frame for, and the frame where it has voxels there
+    for frame, (number, k) in enumerate(zip(frames.numbers, slices, strict=True)):
+        pixels = _pixels(dataset, frame, path)
+        if kind == "LABELMAP":
+            # one more, because 0 is no label of a layer but may be a segment's number
+            flat.paint_layer({segment + 1: place for segment, place in places.items()}, pixels[None].astype(np.int32) + 1, (k, 0, 0))
+            present = set(np.flatnonzero(np.bincount(pixels.ravel())).tolist())
+            for segment in segments:
+                said[segment].add(k)
+            for segment in present & segments.keys():
+                shown[segment][k] = frame
+        elif number in segments:
+            mask = pixels >= full / 2
+            flat.paint(places[number], mask, k)
+            said[number].add(k)
+            highest[number] = max(highest[number], int(pixels.max()))
+            if mask.any():
+                shown[number][k] = frame
+
+    def mask_of(segment, k):
+        pixels = _pixels(dataset, shown[segment][k], path)
+        return pixels == segment if kind == "LABELMAP" else pixels >= full / 2
+
+    filled = []
+    for segment, by_slice in shown.items():
+        order = sorted(by_slice)
+        usual = usual_gap(np.diff(order))
+        for low, high in zip(order, order[1:], strict=False):
+            if 1 < high - low <= ALIKE * usual and said[segment].isdisjoint(range(low + 1, high)):
+                filled.append(f"{segments[segment].name} (every {usual:g} slices)")
+                for k, mask in masks_between(low, mask_of(segment, low), high, mask_of(segment, high), geometry.spacing[:2]):
+                    flat.paint(places[segment], mask, k)
+    if filled:
+        notes += (f"Between frames further apart than the slices, the slices were filled in by interpolation: {_once(filled)}.",)
+    if kind == "FRACTIONAL":
         notes += ("Fractional segments were taken where they fill at least half of a voxel.",)
+        low = [f"{segments[number].name} (at most {most / full:.0%})" for number, most in highest.items() if 0 < most < full / 2]
+        if low and not shown:
+            raise UnusableInput(
+                f"{path} holds fractional segments that nowhere reach one half: {_once(low)}; export them as binary segments instead."
+            )
+        notes += (f"Nowhere at least one half, and so left out: {_once(low)}.",) if low else ()
     labelmap, more = flat.result()
     return labelmap, notes + more
 
 
-def _segment(item):
+def _once(names):
+    return ", ".join(dict.fromkeys(names))
+
+
+def _segments(dataset) -> dict[int, Segment]:
+    """Segments by their number in the file. In label maps, PixelPaddingValue says which number is the background."""
+    items = {int(item.SegmentNumber): item for item in dataset.SegmentSequence}
+    if dataset.SegmentationType == "LABELMAP":
+        background = dataset.get("PixelPaddingValue")
+        if background is not None:
+            items.pop(int(background), None)
+        else:
+            items = {number: item for number, item in items.items() if not _is_background(item)}
+    elif 0 in items:  # only label maps have a number 0
+        del items[0]
+    values = {number: n for n, number in enumerate(items, start=1)} if 0 in items else {number: number for number in items}
+    return {number: _segment(item, values[number]) for number, item in items.items()}
+
+
+def _is_background(item):
+    kind = item.get("SegmentedPropertyTypeCodeSequence")
+    return bool(kind and concept(kind)[:2] == _BACKGROUND) or str(item.get("SegmentLabel")).strip().lower() == "background"
+
+
+def _segment(item, value):
     kind = item.get("SegmentedPropertyTypeCodeSequence")
     modifier = kind[0].get("SegmentedPropertyTypeModifierCodeSequence") if kind else None
     color = None
@@ -58,7 +138,7 @@ def _segment(item):
 
         color = tuple(c / 255 for c in CIELabColor.from_dicom_value(tuple(item.RecommendedDisplayCIELabValue)).to_rgb())
     return Segment(
-        int(item.SegmentNumber),
+        value,
         str(item.get("SegmentLabel") or f"Segment {item.SegmentNumber}").strip(),
         code=modern(concept(kind)) if kind else None,
         modifier=modern(concept(modifier)) if modifier else None,
@@ -73,8 +153,7 @@ def concept(sequence):
     return str(first.get("CodingSchemeDesignator", "")), str(value), str(first.get("CodeMeaning", ""))
 
 
-def _frames(dataset):
-    """Segment number and position (LPS) of each frame, and the (row, column, between rows, between columns, slice spacing) they share."""
+def _frames(dataset, path) -> _Frames:
     shared = dataset.SharedFunctionalGroupsSequence[0]
     per_frame = dataset.PerFrameFunctionalGroupsSequence
 
@@ -86,72 +165,102 @@ def _frames(dataset):
         numbers = [0] * len(per_frame)
     else:
         numbers = [int(group(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber) for frame in per_frame]
-    orientations = {tuple(np.round(np.array(group(f, "PlaneOrientationSequence").ImageOrientationPatient, float), 4)) for f in per_frame}
-    if len(orientations) != 1:
-        raise ValueError("frames of several orientations")
+    grids = np.array([
+        [*group(f, "PlaneOrientationSequence").ImageOrientationPatient, *group(f, "PixelMeasuresSequence").PixelSpacing] for f in per_frame
+    ], dtype=float)  # fmt: skip
+    if positions.shape[1:] != (3,) or grids.shape[1:] != (8,) or not (np.isfinite(positions).all() and np.isfinite(grids).all()):
+        raise ValueError("frames that lie nowhere")
+    if np.abs(grids - grids[0]).max() > SAME:
+        raise UnusableInput(f"The frames of {path} differ in orientation or spacing, so they make no volume; resample it first.")
+    row, column = np.reshape(grids[0, :6], (2, 3))
     measures = group(per_frame[0], "PixelMeasuresSequence")
-    row, column = np.reshape(np.array(group(per_frame[0], "PlaneOrientationSequence").ImageOrientationPatient, float), (2, 3))
-    between = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness")
-    return numbers, positions, (row, column, *(float(x) for x in measures.PixelSpacing), float(between) if between else None)
+    between, thickness = (abs(float(x)) if (x := measures.get(name)) else None for name in ("SpacingBetweenSlices", "SliceThickness"))
+    shape = int(dataset.Rows), int(dataset.Columns)
+    referred, reference = dataset.get("ReferencedSeriesSequence"), dataset.get("FrameOfReferenceUID")
+    return _Frames(
+        shape, numbers, positions, row, column, tuple(grids[0, 6:]), between, thickness,
+        series=str(referred[0].SeriesInstanceUID) if referred else None, reference=str(reference) if reference else None,
+    )  # fmt: skip
 
 
-def _geometry(dataset, path, reference, positions, grid):
-    own = _own_geometry(dataset, path, positions, grid)
-    referred = dataset.get("ReferencedSeriesSequence")
-    uid = str(referred[0].SeriesInstanceUID) if referred else None
-    if reference is not None:
-        series = find_series(reference, uid)
+def _geometry(frames: _Frames, path, reference) -> tuple[Geometry, tuple[str, ...]]:
+    try:
+        series, notes = series_of(path, frames.series, frames.reference, reference)
+    except UnusableInput as error:
+        if reference is not None:
+            raise
+        series, notes = None, ()  # what lies beside is not usable as a volume, but the segmentation says by itself where it lies
+        why = f"The series that the segmentation refers to cannot be used ({str(error).rstrip('.')})"
     else:
-        try:
-            series = series_beside(Path(path), uid) if uid else None
-        except UnusableInput:  # the series beside is not usable as a volume, but the segmentation says by itself where it lies
-            series = None
-    if series is not None:
-        start = np.linalg.solve(series.geometry.ijk_to_ras, own.ijk_to_ras)
-        begin = np.round(start[:3, 3]).astype(int)
-        ends = begin + own.shape[::-1]
-        same_lattice = np.abs((start[:3, :3] - np.eye(3)) @ own.shape[::-1]).max() < 0.1 and np.abs(start[:3, 3] - begin).max() < 0.1
-        if same_lattice and own.shape[1:] == series.geometry.shape[1:] and begin.min() >= 0 and (ends <= series.geometry.shape[::-1]).all():
-            return series.geometry, series.notes
-        return own, ("The segmentation does not fit on the slices of its series; its own grid was used.",)
-    return own, ("The series that the segmentation refers to was not found; the grid is that of the segmentation's own slices.",)
+        why = "The series that the segmentation refers to was not found"
+    if series is None:
+        own, more = _own_grid(frames, path)
+        return own, (f"{why}; the grid is that of the segmentation's own slices.", *more)
+    if _fit_on(series, frames):
+        return series.geometry, notes + series.notes
+    own, more = _own_grid(frames, path)
+    return own, ("The segmentation does not fit on the slices of its series; its own grid was used.", *notes, *more)
 
 
-def _own_geometry(dataset, path, positions, grid):
-    row, column, between_rows, between_columns, between_slices = grid
-    normal = np.cross(row, column)
-    along = positions @ normal
-    gaps = np.diff(np.unique(np.round(along, 3)))
-    smallest = gaps[gaps > 0.01].min(initial=np.inf)
-    if between_slices is None or smallest < 0.9 * between_slices:
-        between_slices = float(smallest) if np.isfinite(smallest) else 1.0
-    first, last = positions[np.argmin(along)], positions[np.argmax(along)]
-    count = round(float(np.ptp(along)) / between_slices)
-    step = (last - first) / count if count else normal * between_slices
-    matrix = np.eye(4)
-    matrix[:3] = np.column_stack([row * between_columns, column * between_rows, step, first])
-    geometry = Geometry((count + 1, int(dataset.Rows), int(dataset.Columns)), LPS_FROM_RAS @ matrix)
-    voxels = np.linalg.solve(matrix, np.column_stack([positions, np.ones(len(positions))]).T)[:3]
-    if np.abs(voxels[:2]).max() > 0.1 or np.abs(voxels[2] - np.round(voxels[2])).max() > 0.1:
-        raise UnusableInput(f"The slices of {path} are unevenly spaced or shifted, so they make no volume; resample it first.")
-    return geometry
+def _fit_on(series: Series, frames: _Frames) -> bool:
+    """Whether the frames lie on slices of the series, no pixel further than a tenth of a pixel from its own."""
+    geometry, (rows, columns) = series.geometry, frames.shape
+    if (rows, columns) != geometry.shape[1:]:
+        return False
+    to_voxels = np.linalg.inv(geometry.to_lps())
+    slices = np.rint(frames.positions @ to_voxels[2, :3] + to_voxels[2, 3]).astype(int)
+    if slices.min() < 0 or slices.max() >= geometry.shape[0]:
+        return False
+    between_rows, between_columns = frames.spacing
+    steps = to_voxels[:3, :3] @ np.column_stack([frames.row * between_columns, frames.column * between_rows])
+    away = np.linalg.norm(frames.positions - series.positions[slices], axis=1)  # as the headers say it: slices may waver around the grid
+    return bool(np.abs((steps - np.eye(3)[:, :2]) * (columns, rows)).max() < 0.1 and away.max() < 0.1 * geometry.spacing.min())
+
+
+def _own_grid(frames: _Frames, path) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid from the first frame to the last, its slices as far apart as the frames' positions say."""
+    normal = np.cross(frames.row, frames.column)
+    along = frames.positions @ normal
+    first, last = frames.positions[np.argmin(along)], frames.positions[np.argmax(along)]
+    gaps = np.diff(np.sort(along))
+    gaps = gaps[gaps > 0.01]  # mm; the others are frames of one slice
+    between_rows, between_columns = frames.spacing
+    in_plane, notes = [frames.row * between_columns, frames.column * between_rows], ()
+    if len(gaps):
+        usual = float(gaps[gaps < 1.5 * gaps.min()].mean())
+        tried = [step for step in (frames.between_slices, usual, frames.thickness) if step]  # the thickness only where nothing else fits
+    else:
+        notes = () if frames.between_slices or frames.thickness else ("The only slice states no thickness; 1 mm was assumed.",)
+        tried = [frames.between_slices or frames.thickness or 1.0]
+    for step in tried:
+        count = round(float(np.ptp(along)) / step) if len(gaps) else 0
+        matrix = np.column_stack([*in_plane, (last - first) / count if count else normal * step, first])
+        geometry = grid_in_lps((count + 1, *frames.shape), matrix, path)
+        voxels = np.linalg.solve(matrix[:, :3], (frames.positions - first).T)
+        if np.abs(voxels[:2]).max() < 0.1 and np.abs(voxels[2] - np.rint(voxels[2])).max() < 0.1:
+            return geometry, notes
+    raise UnusableInput(f"The slices of {path} are unevenly spaced or shifted, so they make no volume; resample it first.")
 
 
 def _pixels(dataset, frame, path):
     """One frame (j, i), without unpacking the others: a hundred organs in a large series would not fit in memory."""
-    size = int(dataset.Rows) * int(dataset.Columns)
-    if int(dataset.BitsAllocated) == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        begin, end = frame * size, (frame + 1) * size
-        packed = np.frombuffer(dataset.PixelData, dtype=np.uint8)[begin // 8 : (end + 7) // 8]
-        bits = np.unpackbits(packed, bitorder="little")[begin % 8 :][:size]
-        if len(bits) < size:
+    size, bits = int(dataset.Rows) * int(dataset.Columns), int(dataset.get("BitsAllocated") or 0)
+    with decoding(path, "a file whose pixels can be read"):
+        syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)  # a bare data set has none, and is not compressed
+        plain = syntax is None or (syntax.is_little_endian and not syntax.is_encapsulated)
+    if bits in (1, 8, 16) and plain:
+        begin, end = frame * size * bits, (frame + 1) * size * bits
+        packed = memoryview(dataset.get("PixelData") or b"")[begin // 8 : (end + 7) // 8]
+        if len(packed) < (end + 7) // 8 - begin // 8:
             raise UnusableInput(f"{path} is incomplete: it ends before its last frame; copy or export it again.")
-        return bits.reshape(dataset.Rows, dataset.Columns)
+        values = np.frombuffer(packed, "<u2" if bits == 16 else np.uint8)
+        values = np.unpackbits(values, bitorder="little")[begin % 8 :][:size] if bits == 1 else values
+        return values.reshape(dataset.Rows, dataset.Columns)
     from pydicom.pixels import pixel_array
 
     try:
         return pixel_array(dataset, index=frame)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, AttributeError, ValueError, IndexError, NotImplementedError) as error:
         raise UnusableInput(f"The frames of {path} cannot be decoded; export it without compression.") from error
 
 

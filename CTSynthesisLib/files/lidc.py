@@ -150,7 +150,8 @@ def read_lidc(path, *, series=None) -> LidcReading:
     path = Path(path)
     root = _root(path)
     uid = (root.findtext("ResponseHeader/SeriesInstanceUid") or "").strip()
-    geometry = _checked(_geometry(path, uid, series), path)
+    geometry, notes = _geometry(path, uid, series)
+    _check(geometry, path)
     outlines, marks, dropped = [], [], 0
     sessions = root.findall("readingSession")
     for reader, session in enumerate(sessions, start=1):
@@ -166,7 +167,7 @@ def read_lidc(path, *, series=None) -> LidcReading:
         for item in session.findall("nonNodule"):
             marks += [_mark(NON_NODULE, reader, point, item, geometry, path) for point in _points(item, "locus", path)]
     nodules = tuple(Nodule(tuple(group), geometry) for group in _groups(outlines))
-    notes = (f"Left out, because they enclose no pixel: {dropped} outlines in {path.name}.",) if dropped else ()
+    notes += (f"Left out, because they enclose no pixel: {dropped} outlines in {path.name}.",) if dropped else ()
     return LidcReading(uid, geometry, len(sessions), nodules, tuple(marks), notes)
 
 
@@ -196,9 +197,9 @@ def _root(path):
     return root
 
 
-def _geometry(path, uid, series) -> Geometry:
+def _geometry(path, uid, series) -> tuple[Geometry, tuple[str, ...]]:
     if isinstance(series, Geometry):
-        return series
+        return series, ()
     from .dicom_series import find_series, series_beside
 
     if series is None:
@@ -208,19 +209,20 @@ def _geometry(path, uid, series) -> Geometry:
                 f"The CT series that {path} annotates does not lie beside it, and the XML does not tell the size of a pixel; "
                 "give the folder of its DICOM series."
             )
-        return found.geometry
+        return found.geometry, found.notes
     series = Path(series)
     if series.is_file() and series.suffix.lower() not in (".dcm", ".dicom", ""):
         from . import read_volume
 
-        return read_volume(series).geometry
+        return read_volume(series).geometry, ()
     try:
-        return find_series(series, uid).geometry
+        found = find_series(series, uid)
     except UnusableInput as error:
         raise UnusableInput(f"{path} annotates the series {uid}: {error}") from error
+    return found.geometry, found.notes
 
 
-def _checked(geometry, path) -> Geometry:
+def _check(geometry, path):
     """LIDC's pixel numbers mean something only on the grid they were drawn on."""
     if geometry.shape[1:] != (MATRIX, MATRIX):
         size = f"{geometry.shape[2]} × {geometry.shape[1]}"
@@ -230,13 +232,12 @@ def _checked(geometry, path) -> Geometry:
         )
     if not np.allclose(geometry.directions, np.diag([-1, -1, 1]), atol=1e-2):  # i to the left, j to the back, k to the head
         raise UnusableInput(f"The CT that belongs to {path} is not an axial stack from feet to head; give the original DICOM series.")
-    return geometry
 
 
 def _points(item, tag, path) -> list[tuple[int, int]]:
     try:
-        return [(int(float(p.findtext("xCoord"))), int(float(p.findtext("yCoord")))) for p in item.findall(tag)]
-    except (TypeError, ValueError) as error:
+        return [(round(float(p.findtext("xCoord"))), round(float(p.findtext("yCoord")))) for p in item.findall(tag)]
+    except (TypeError, ValueError, OverflowError) as error:
         raise UnusableInput(f"{path} is damaged: a point in it has no coordinates; download or copy it again.") from error
 
 
@@ -244,6 +245,8 @@ def _slice_of(item, geometry, path) -> int:
     """Index k of the slice at the z position of ``item``, at most half a slice away."""
     try:
         z = float(item.findtext("imageZposition"))
+        if not np.isfinite(z):
+            raise ValueError("not a height")
     except (TypeError, ValueError) as error:
         raise UnusableInput(f"{path} is damaged: an outline in it has no slice position; download or copy it again.") from error
     position = (z - geometry.origin[2]) / geometry.spacing[2]
@@ -308,4 +311,3 @@ def _overlap(a: Outline, b: Outline) -> bool:
 
 def _to_ras(geometry, ijk) -> tuple[float, float, float]:
     return tuple(float(n) for n in (geometry.ijk_to_ras @ np.array([*ijk, 1.0]))[:3])
-

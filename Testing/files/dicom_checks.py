@@ -1,13 +1,37 @@
-"""What several DICOM tests need: dciodvfy's verdict, and where the optional real files lie."""
+"""What several DICOM tests need: changed and bare files, dciodvfy's verdict, and where the optional real files lie."""
 
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomFileLike
+from pydicom.filewriter import write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def change(file, **attributes):
+    """Set ``attributes`` in ``file``; None takes one away."""
+    ds = pydicom.dcmread(file)
+    for keyword, value in attributes.items():
+        if value is None and keyword in ds:
+            del ds[keyword]
+        elif value is not None:
+            setattr(ds, keyword, value)
+    ds.save_as(file)
+
+
+def without_preamble(file, implicit):
+    """Make ``file`` a bare data set, as planning systems export it: no preamble, no "DICM", no transfer syntax."""
+    ds = pydicom.dcmread(file)
+    with open(file, "wb") as out:
+        stream = DicomFileLike(out)
+        stream.is_little_endian, stream.is_implicit_VR = True, implicit
+        write_dataset(stream, Dataset(ds))
 
 
 def errors_of_dciodvfy(path):

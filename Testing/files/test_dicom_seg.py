@@ -8,8 +8,8 @@ from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.files import NOTES, read_segmentation
 from CTSynthesisLib.files.dicom_ct import write_ct_series
 from CTSynthesisLib.files.dicom_seg import write_dicom_seg
-from CTSynthesisLib.volume import LabelMap, Segment, Volume
-from Testing.files.dicom_checks import errors_of_dciodvfy, real_dicom
+from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
+from Testing.files.dicom_checks import change, errors_of_dciodvfy, real_dicom, without_preamble
 from Testing.geometries import GRIDS, SHAPE
 
 SEGMENTS = (
@@ -97,6 +97,139 @@ def test_a_segmentation_in_the_folder_of_its_series(a_pair):
     assert read_segmentation(series).geometry.agrees_with(GRIDS["oblique"])  # the folder is enough
 
 
+def test_frames_that_waver_around_an_edge_of_rounding_are_of_one_orientation(a_pair):
+    """0.01235 lies halfway between two ten-thousandths: 1e-9 to either side is another number only after rounding."""
+    series, path, written = a_pair("axial")
+    ds = pydicom.dcmread(path)
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    del shared.PlaneOrientationSequence
+    t, cosine = 0.01235, np.sqrt(1 - 0.01235**2)
+    for n, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        item = pydicom.Dataset()
+        wavering = t + (-1) ** n * 1e-9
+        item.ImageOrientationPatient = [f"{x:.11f}" for x in (cosine, wavering, 0, -wavering, cosine, 0)]
+        frame.PlaneOrientationSequence = [item]
+    ds.save_as(path)
+    for file in series.iterdir():
+        change(file, ImageOrientationPatient=[f"{x:.11f}" for x in (cosine, t, 0, -t, cosine, 0)])
+    labelmap = read_segmentation(path)
+    assert NOTES not in labelmap.metadata and np.array_equal(labelmap.array > 0, written.array > 0)
+    del shared.PixelMeasuresSequence[0].PixelSpacing
+    measures = shared.PixelMeasuresSequence[0]
+    for n, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        item = pydicom.Dataset()
+        item.update(measures)
+        item.PixelSpacing = [0.7, 0.7 + 0.01 * n]
+        frame.PixelMeasuresSequence = [item]
+    ds.save_as(path)
+    with pytest.raises(UnusableInput, match="frames of .*seg.dcm differ in orientation or spacing"):
+        read_segmentation(path)
+
+
+def measures_of(path, **attributes):
+    """Change what the segmentation ``path`` says of its slices; None takes it away."""
+    ds = pydicom.dcmread(path)
+    measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    for keyword, value in attributes.items():
+        if value is None:
+            del measures[keyword]
+        else:
+            setattr(measures, keyword, value)
+    ds.save_as(path)
+
+
+def test_the_thickness_of_slices_is_not_their_distance(tmp_path):
+    """Slices of 1 mm every 10 mm, and a segmentation of them that states the thickness alone."""
+    grid = Geometry.from_spacing((6, 7, 9), (0.7, 0.7, 10.0))
+    labels = np.zeros(grid.shape, np.uint16)
+    labels[1:5, 2:5, 2:6] = 1
+    files = write_ct_series(Volume(np.zeros(grid.shape, np.int16), grid), tmp_path / "ct", provenance={})
+    for file in files:
+        change(file, SliceThickness=1, SpacingBetweenSlices=None)
+    write_dicom_seg(LabelMap(labels, grid, (Segment(1, "liver"),)), tmp_path / "ct", tmp_path / "seg.dcm")
+    measures_of(tmp_path / "seg.dcm", SliceThickness=1, SpacingBetweenSlices=None)
+    labelmap = read_segmentation(tmp_path / "seg.dcm")
+    assert labelmap.geometry.agrees_with(grid) and np.array_equal(labelmap.array, labels)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    alone = (tmp_path / "seg.dcm").rename(tmp_path / "far" / "away" / "seg.dcm")
+    labelmap = read_segmentation(alone)
+    assert labelmap.geometry.agrees_with(grid.crop((1, 0, 0), (4, 7, 9))) and labelmap.array.any(axis=(1, 2)).all()
+
+
+def test_slices_left_out_between_frames_do_not_make_them_thicker(a_pair, tmp_path):
+    """Gaps of two and of three slices: only the thickness says how thin the slices are."""
+    series, path, written = a_pair("axial")
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[0, 2:5, 2:6] = labels[2, 2:5, 2:6] = labels[5, 2:5, 2:6] = 3
+    write_dicom_seg(LabelMap(labels, written.geometry, SEGMENTS), series, path)
+    measures_of(path, SpacingBetweenSlices=None)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    labelmap = read_segmentation(path.rename(tmp_path / "far" / "away" / "seg.dcm"))
+    assert labelmap.geometry.agrees_with(GRIDS["axial"]) and np.array_equal(labelmap.array > 0, labels > 0)
+
+
+def test_a_single_frame_is_as_thick_as_it_says(a_pair, tmp_path):
+    series, path, written = a_pair("axial")
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[3, 2:5, 2:6] = 3
+    write_dicom_seg(LabelMap(labels, written.geometry, SEGMENTS), series, path)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    alone = path.rename(tmp_path / "far" / "away" / "seg.dcm")
+    measures_of(alone, SliceThickness=1.5, SpacingBetweenSlices=None)
+    labelmap = read_segmentation(alone)
+    assert labelmap.geometry.shape[0] == 1 and labelmap.geometry.spacing[2] == pytest.approx(1.5)
+    measures_of(alone, SliceThickness=None)
+    assert "1 mm was assumed" in read_segmentation(alone).metadata[NOTES]
+
+
+def test_frames_in_every_second_slice_are_filled_between_unless_the_others_are_said_to_be_empty(a_pair, tmp_path):
+    series, path, written = a_pair("axial")
+    masks = np.zeros((*SHAPE, 1), np.uint8)
+    masks[1::2, 1:6, 2:7] = 1
+    highdicom_seg(series, masks, "BINARY", {1: "lungs"}, path, omit_empty_frames=True)
+    labelmap = read_segmentation(path)
+    assert np.flatnonzero(labelmap.array.any(axis=(1, 2))).tolist() == [1, 2, 3, 4, 5]
+    assert np.array_equal(labelmap.array[2], labelmap.array[1]) and "interpolation: lungs (every 2 slices)" in labelmap.metadata[NOTES]
+    highdicom_seg(series, masks, "BINARY", {1: "lungs"}, path, omit_empty_frames=False)
+    labelmap = read_segmentation(path)
+    assert np.array_equal(labelmap.array, masks[..., 0]) and NOTES not in labelmap.metadata
+
+
+def test_another_frame_of_reference_is_told_and_another_series_refused(a_pair, tmp_path):
+    series, path, written = a_pair()
+    other = write_ct_series(Volume(np.zeros(SHAPE, np.int16), GRIDS["oblique"]), tmp_path / "other", provenance={})
+    with pytest.raises(UnusableInput, match="other is not the one that .*seg.dcm belongs to"):
+        read_segmentation(path, reference=tmp_path / "other")
+    change(path, FrameOfReferenceUID=pydicom.dcmread(other[0]).FrameOfReferenceUID)
+    assert "made on another series" in read_segmentation(path, reference=tmp_path / "other").metadata[NOTES]
+    for reference in (None, series):
+        assert "names another frame of reference" in read_segmentation(path, reference=reference).metadata[NOTES]
+
+
+def test_without_a_referenced_series_the_frame_of_reference_finds_it(a_pair):
+    _, path, written = a_pair()
+    change(path, ReferencedSeriesSequence=None)
+    labelmap = read_segmentation(path)
+    assert labelmap.geometry.agrees_with(written.geometry) and "its frame of reference fits" in labelmap.metadata[NOTES]
+
+
+def test_a_series_that_cannot_be_used_is_told(a_pair):
+    series, path, _ = a_pair()
+    (series / "CT0003.dcm").unlink()
+    assert "cannot be used (The slices in" in read_segmentation(path).metadata[NOTES]
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "explicit"])
+def test_a_bare_data_set(a_pair, implicit, kind):
+    series, path, _ = a_pair()
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:3], labels[4, 2:4] = 1, 2
+    highdicom_seg(series, labels, kind, {1: "nodule", 2: "lungs"}, path)
+    without_preamble(path, implicit)
+    assert np.array_equal(read_segmentation(path.rename(path.with_name("SEG"))).array, labels)
+
+
 def test_another_geometry_and_nothing_to_write_are_refused(a_pair, tmp_path):
     series, _, written = a_pair()
     with pytest.raises(UnusableInput, match="geometry"):
@@ -157,6 +290,41 @@ def test_label_map_segmentations(a_pair, tmp_path):
     labels[1:3], labels[4, 2:4] = 1, 2
     path = highdicom_seg(series, labels, "LABELMAP", {1: "nodule", 2: "lungs"}, tmp_path / "l.dcm")
     assert np.array_equal(read_segmentation(path).array, labels)
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["PixelPaddingValue", "not stated"])
+def test_the_background_of_a_label_map_need_not_be_0(a_pair, stated):
+    series, path, _ = a_pair()
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:3], labels[4, 2:4] = 1, 2
+    highdicom_seg(series, labels, "LABELMAP", {1: "nodule", 2: "lungs"}, path)
+    number = np.array([7, 0, 300], np.uint16)  # background, nodule, lungs
+    ds = pydicom.dcmread(path)
+    ds.PixelData = number[ds.pixel_array].tobytes()
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    for item in ds.SegmentSequence:
+        item.SegmentNumber = int(number[item.SegmentNumber])
+    ds.PixelPaddingValue = 7
+    if not stated:
+        del ds.PixelPaddingValue
+    ds.save_as(path)
+    labelmap = read_segmentation(path)
+    nodule, lungs = sorted(labelmap.segments, key=lambda segment: segment.name, reverse=True)
+    assert (nodule.name, lungs.name) == ("nodule", "lungs")
+    assert np.array_equal(labelmap.mask(nodule), labels == 1) and np.array_equal(labelmap.mask(lungs), labels == 2)
+
+
+def test_fractional_segments_that_nowhere_reach_one_half_are_told(a_pair, tmp_path):
+    series, path, _ = a_pair()
+    fractions = np.zeros((*SHAPE, 2), np.float32)
+    fractions[1:3, 2, 2:6, 0], fractions[1:3, 4, 2:6, 1] = 0.4, 1.0
+    highdicom_seg(series, fractions, "FRACTIONAL", {1: "nodule", 2: "lungs"}, path)
+    labelmap = read_segmentation(path)
+    assert [s.name for s in labelmap.segments] == ["lungs"]
+    assert "Nowhere at least one half, and so left out: nodule (at most 40%)" in labelmap.metadata[NOTES]
+    highdicom_seg(series, fractions[..., :1], "FRACTIONAL", {1: "nodule"}, path)
+    with pytest.raises(UnusableInput, match=r"seg.dcm holds fractional segments that nowhere reach one half: nodule \(at most 40%\)"):
+        read_segmentation(path)
 
 
 def test_a_truncated_file(a_pair, capfd):

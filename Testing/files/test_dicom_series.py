@@ -7,10 +7,10 @@ import pydicom
 import pytest
 
 from CTSynthesisLib.errors import UnusableInput
-from CTSynthesisLib.files import read_volume
+from CTSynthesisLib.files import NOTES, read_volume
 from CTSynthesisLib.files.dicom_ct import write_ct_series
 from CTSynthesisLib.volume import Geometry, Volume
-from Testing.files.dicom_checks import real_dicom
+from Testing.files.dicom_checks import change, real_dicom, without_preamble
 from Testing.geometries import GRIDS, SHAPE
 
 VOXELS = np.random.default_rng(0).integers(-1024, 3072, SHAPE).astype(np.int16)
@@ -20,13 +20,6 @@ VOXELS = np.random.default_rng(0).integers(-1024, 3072, SHAPE).astype(np.int16)
 def a_series(tmp_path):
     """The files of an oblique series with six slices."""
     return write_ct_series(Volume(VOXELS, GRIDS["oblique"]), tmp_path / "ct", provenance={})
-
-
-def change(file, **attributes):
-    ds = pydicom.dcmread(file)
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    ds.save_as(file)
 
 
 def test_the_order_of_files_and_instance_numbers_does_not_matter(a_series):
@@ -85,7 +78,8 @@ def test_what_makes_no_volume_is_refused(a_series):
 
     keep = {file: file.read_bytes() for file in a_series}
     shutil.copy(a_series[1], folder / "copy.dcm")
-    refused("same place")
+    change(folder / "copy.dcm", SOPInstanceUID="1.2.3")
+    refused("CT0002.dcm and copy.dcm lie at the same place")
     (folder / "copy.dcm").unlink()
     change(a_series[1], Modality="MR")
     change(a_series[0], Modality="MR")
@@ -93,17 +87,98 @@ def test_what_makes_no_volume_is_refused(a_series):
     a_series[0].write_bytes(keep[a_series[0]])
     a_series[1].write_bytes(keep[a_series[1]])
     change(a_series[3], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
-    refused("differ in size, spacing or orientation")
+    refused(r"differ in size, spacing or orientation \(CT0004.dcm from the others\)")
     a_series[3].write_bytes(keep[a_series[3]])
     change(a_series[3], ImagePositionPatient=None)
-    refused("where it lies")
+    refused("CT0004.dcm does not say where it lies")
+    for odd in ({"ImagePositionPatient": [1, 2]}, {"PixelSpacing": [0.8]}, {"ImageOrientationPatient": [1, 0, 0, 0, 1]}):
+        a_series[3].write_bytes(keep[a_series[3]])
+        change(a_series[3], **odd)
+        refused("CT0004.dcm is damaged")
+    a_series[3].write_bytes(keep[a_series[3]])
+    for file in a_series:
+        change(file, PixelSpacing=[0, 0])
+    refused("ct: .*spacing of zero")
+    for file in a_series:
+        file.write_bytes(keep[file])
     a_series[3].write_bytes(keep[a_series[3]][:-40])
     refused("damaged or incomplete")
 
 
-def test_a_single_slice_without_thickness_is_read_and_this_is_told(a_series):
-    from CTSynthesisLib.files import NOTES
+@pytest.mark.parametrize("implicit", [True, False], ids=["implicit", "explicit"])
+@pytest.mark.parametrize("ending", [".dcm", ""], ids=["with .dcm", "no ending"])
+def test_bare_data_sets_are_dicom(a_series, ending, implicit):
+    for file in a_series:
+        without_preamble(file, implicit)
+        file.rename(file.with_suffix(ending))
+    folder = a_series[0].parent
+    (folder / "DICOMDIR").write_bytes(b"x" * 300)
+    (folder / "report.pdf").write_bytes(b"%PDF-1.4 of the series")
+    (folder / "numbers.raw").write_bytes(b"\x08\0\x01\0" * 100)  # begins like one
+    for path in (folder, a_series[2].with_suffix(ending)):
+        volume = read_volume(path)
+        assert np.array_equal(volume.array, VOXELS) and volume.geometry.agrees_with(GRIDS["oblique"])
 
+
+def test_numbers_that_waver_around_an_edge_of_rounding_are_one(a_series):
+    """0.0125 and 0.7625 lie halfway between two thousandths: 1e-8 to either side is another number only after rounding."""
+    t = 0.0125
+    for n, file in enumerate(a_series):
+        wavering = (-1) ** n * 1e-8
+        row, column = np.array([np.sqrt(1 - t * t), t, 0]), np.array([-t, np.sqrt(1 - t * t), 0])
+        change(
+            file,
+            ImageOrientationPatient=[f"{x:.9f}" for x in (*row + wavering, *column + wavering)],
+            PixelSpacing=[f"{0.7625 + wavering:.9f}"] * 2,
+            ImagePositionPatient=[0, 0, 2.5 * n],
+        )
+    volume = read_volume(a_series[0].parent)
+    assert np.array_equal(volume.array, VOXELS) and volume.geometry.spacing == pytest.approx((0.7625, 0.7625, 2.5), abs=1e-6)
+
+
+def test_copies_of_slices_are_left_out_and_named(a_series):
+    folder = a_series[0].parent
+    for file in a_series[::2]:
+        shutil.copy(file, folder / f"{file.stem} (1).dcm")
+    volume = read_volume(folder)
+    assert np.array_equal(volume.array, VOXELS)
+    assert "copies of slices" in volume.metadata[NOTES] and "CT0003" in volume.metadata[NOTES]
+    ds = pydicom.dcmread(folder / "CT0003 (1).dcm")
+    ds.PixelData = bytes(len(ds.PixelData))
+    ds.save_as(folder / "CT0003 (1).dcm")
+    with pytest.raises(UnusableInput, match=r"CT0003.*CT0003.*say that they are the same image, but differ"):
+        read_volume(folder)
+
+
+def test_an_instance_uid_used_for_every_slice_makes_no_copies(a_series):
+    for file in a_series:
+        change(file, SOPInstanceUID="1.2.3")
+    volume = read_volume(a_series[0].parent)
+    assert np.array_equal(volume.array, VOXELS) and NOTES not in volume.metadata
+
+
+@pytest.mark.parametrize("series", ["the same series", "a series of its own"])
+def test_a_scout_is_left_out_and_named(a_series, series):
+    folder = a_series[0].parent
+    scout = shutil.copy(a_series[0], folder / "scout.dcm")
+    change(scout, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SOPInstanceUID="1.2.3", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    if series == "a series of its own":
+        change(scout, SeriesInstanceUID="1.2.4")
+    volume = read_volume(folder)
+    assert np.array_equal(volume.array, VOXELS) and "scouts (localizers): scout.dcm" in volume.metadata[NOTES]
+    for file in a_series:
+        file.unlink()
+    with pytest.raises(UnusableInput, match="scout.dcm is a scout"):
+        read_volume(folder)
+
+
+def test_multi_frame_images_are_refused_as_such(a_series):
+    change(a_series[2], SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", ImagePositionPatient=None)  # its only frame says where it lies
+    with pytest.raises(UnusableInput, match="CT0003.dcm is a multi-frame image"):
+        read_volume(a_series[0].parent)
+
+
+def test_a_single_slice_without_thickness_is_read_and_this_is_told(a_series):
     for file in a_series[1:]:
         file.unlink()
     change(a_series[0], SliceThickness=None, SpacingBetweenSlices=None)

@@ -1,5 +1,6 @@
 """LIDC's XML: what each reader outlined, where two agree, and what is no nodule."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,23 @@ def test_as_lidc_packs_it_the_series_is_found_beside_the_xml(tmp_path):
     labelmap = read_segmentation(write_xml(folder / "069.xml", *readers, uid=uid))
     assert labelmap.geometry.agrees_with(GRID.crop((4, 0, 0), array.shape)) and len(labelmap.segments) == 1
     assert "no two readers agree" in labelmap.metadata[NOTES]
+    (folder / "copy.dcm").write_bytes((folder / "CT0002.dcm").read_bytes())
+    for reference in (None, folder):  # what was assumed of the series is told here too
+        assert "copies of slices" in read_segmentation(folder / "069.xml", reference=reference).metadata[NOTES]
+
+
+def test_numbers_a_last_digit_away_are_the_same_pixels_and_slices(tmp_path):
+    """Written by another tool: 199.9999999 is pixel 200, and -87.5000001 the slice at -87.5."""
+    height = GRID.origin[2] + GRID.spacing[2] * 5
+    rois = [roi(5, ring((200, 220), 8), z=height + away) for away in (-1e-4, 1e-4)]
+    text = write_xml(tmp_path / "a.xml", *((nodule("A", one),) for one in rois)).read_text()
+    (tmp_path / "b.xml").write_text(re.sub(r"<(.)Coord>(\d+)<", lambda found: f"<{found[1]}Coord>{int(found[2]) - 1e-7:.7f}<", text))
+    for name in ("a.xml", "b.xml"):
+        (one,) = read_lidc(tmp_path / name, series=GRID).nodules
+        assert one.readers == 2 and one.centre_ijk == pytest.approx((200, 220, 5))
+    (tmp_path / "c.xml").write_text(re.sub("<imageZposition>[^<]*<", "<imageZposition>nan<", text))
+    with pytest.raises(UnusableInput, match="c.xml is damaged: an outline in it has no slice position"):
+        read_lidc(tmp_path / "c.xml", series=GRID)
 
 
 @pytest.mark.parametrize(
