@@ -13,8 +13,8 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import request as flags
-from .generate import INPUT_HELP, VOLUME_ENDINGS
-from .outputs import Outputs
+from .generate import INPUT_HELP
+from .outputs import VOLUME_ENDINGS, Outputs
 from .progress import add_progress_flag, progress_of
 
 
@@ -55,8 +55,9 @@ def run(args):
     drawn = read_segmentation(args.style_segmentation, reference=args.style) if args.style_segmentation else None
     labelmap = read_segmentation(args.segmentation, labels=table, reference=args.content) if args.segmentation else None
     content = read_volume(args.content) if args.content else None
-    with Outputs() as outputs:
-        path = outputs.file(args.output, VOLUME_ENDINGS)
+    read = args.style, args.style_segmentation, args.style_regions, args.segmentation, args.content, table, request.model
+    with Outputs(*read) as outputs:
+        path = outputs.volume(args.output)
         picture = outputs.file(args.preview, (".png",)) if args.preview else None
         reference = reference_of(scan, args.style, drawn, regions=_kept_regions(args, scan))
         if content is None:
