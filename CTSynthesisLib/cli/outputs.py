@@ -55,6 +55,7 @@ class Outputs:
 
     def volume(self, path) -> Path:
         """The same for a CT volume."""
+        refuse_inputs(path, self._inputs)
         if Path(path).name.lower().endswith(".seg.nrrd"):
             raise UnusableInput(f"'{path}' is named like a segmentation, but a CT is written; end the name in .nrrd alone.")
         return self.file(path, VOLUME_ENDINGS)

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from ..anatomy import Tissue, Understood, ancestors, structures, understand
 from ..errors import UnusableInput
 from ..regions import segment_regions
+from ..smoothing import smoothed
 from ..volume import Geometry, LabelMap, Volume, reorder, resample, to_sitk, without_padding
 from .request import FILLED, Grain, Request
 
@@ -312,10 +313,7 @@ def _slab(array, axial: Geometry, first: int, last: int, spacing) -> tuple[np.nd
     margin = math.ceil(2 * SMOOTHING / axial.spacing[2])
     begin, end = max(first - margin, 0), min(last + margin, len(array))
     hu = np.clip(array[begin:end], -1024, 3071).astype(np.float32)
-    smooth = to_sitk(hu, axial.crop((begin, 0, 0), hu.shape))
-    for direction in range(3):
-        if hu.shape[2 - direction] >= 4:  # the recursive filter needs four voxels
-            smooth = sitk.RecursiveGaussian(smooth, SMOOTHING, direction=direction)
+    smooth = smoothed(to_sitk(hu, axial.crop((begin, 0, 0), hu.shape)), SMOOTHING)
     hu, smooth = hu[first - begin : last - begin], sitk.GetArrayFromImage(smooth)[first - begin : last - begin]
     if np.abs(spacing[:2] / axial.spacing[:2] - 1).max() > 0.1:
         source = axial.crop((first, 0, 0), hu.shape)
