@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import __version__
-from ..anatomy import Understood, understand
+from ..anatomy import Understood, closeness, understand
 from ..errors import SynthesisFailed, UnusableInput
 from ..modelstore import ModelCard, load_card
 from ..volume import AIR_HU, Geometry, LabelMap, Volume, reorder, resample, restore
@@ -191,8 +191,7 @@ def _scan(geometry: Geometry, request: Request):
 
 
 def _is_set(u: Understood, request: Request) -> bool:
-    keys = {key.casefold() for key in request.hu or ()}
-    return u.segment.hu is not None or bool({u.segment.name.casefold(), u.structure.name} & keys)
+    return u.segment.hu is not None or any(closeness(key, u.segment, u.structure, alike=True) is not None for key in request.hu or ())
 
 
 def _with_outline(labelmap: LabelMap, understood, request: Request, draws_surroundings: bool):

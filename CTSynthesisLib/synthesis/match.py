@@ -226,7 +226,7 @@ def _filled(labelmap: LabelMap, scan: Volume, request: Request, names, find_regi
     present = np.unique(labelmap.array)
     if request.inside != "anatomy" or (set(present.tolist()) - {0} <= set(specified) and request.outside == "air"):
         return {}
-    taken = {key.casefold() for u in understood for key in (u.segment.name, u.structure.name)}
+    taken = {key.casefold() for u in understood for key in (u.segment.name, u.structure.name)} | set(request.filled_hu)
     return {name: hu for name, hu in _region_medians(scan, find_regions()).items() if name in FILLED and name not in taken}
 
 
