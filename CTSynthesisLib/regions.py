@@ -71,11 +71,13 @@ def _body(smooth, geometry):
     tissue = _without_small(_opened(smooth > -500, geometry, 4.0), geometry, 30.0)
     cut = np.zeros_like(tissue)
     for space in _components(~tissue, geometry, at_least_ml=5):
+        box = _box(space, geometry, 6.0)
+        space = space[box]
         core = _eroded(space, geometry, 3.0)
-        if core.any() and LUNG_HU[0] < np.median(smooth[core]) < LUNG_HU[1]:
+        if core.any() and LUNG_HU[0] < np.median(smooth[box][core]) < LUNG_HU[1]:
             wall = _dilated(space, geometry, 4.0) & ~space
-            if wall.any() and (tissue & wall).mean() > 0.9 * wall.mean():  # the foam of a couch lies in a thin shell, not in tissue
-                cut |= space
+            if wall.any() and (tissue[box] & wall).sum() > 0.9 * wall.sum():  # the foam of a couch lies in a thin shell, not in tissue
+                cut[box] |= space
     body = _largest(tissue | cut)
     if body.sum() * geometry.voxel_ml < (least := shown_ml(100.0, geometry)):
         raise UnusableInput(
@@ -93,8 +95,9 @@ def _gas_filled(smooth, body, geometry):
     aerated = _opened(air & ~_dilated(empty, geometry, 4.0), geometry, 3.0)
     lungs = np.zeros_like(air)
     for component in _components(aerated, geometry, at_least_ml=15):
-        core = _eroded(component, geometry, 3.0)
-        if core.sum() * geometry.voxel_ml > shown_ml(3.0, geometry) and LUNG_HU[0] < np.median(smooth[core]) < LUNG_HU[1] and (
+        box = _box(component, geometry, 5.0)
+        core = _eroded(component[box], geometry, 3.0)
+        if core.sum() * geometry.voxel_ml > shown_ml(3.0, geometry) and LUNG_HU[0] < np.median(smooth[box][core]) < LUNG_HU[1] and (
             component.sum() * geometry.voxel_ml > shown_ml(200.0, geometry) or _is_cut(component)
         ):
             lungs |= component
@@ -203,7 +206,8 @@ def _organs(even, inside, geometry):
     for thick in _components(_opened(inside & (even > 110), geometry, 14.0), geometry, at_least_ml=20):
         central = abs(np.nonzero(thick)[2].mean() - columns.mean()) < 0.15 * np.ptp(columns)  # heart and spine
         if np.median(even[thick]) < 260 and not central:
-            organs |= _dilated(thick, geometry, 7.0) & (even > 90) & inside
+            box = _box(thick, geometry, 9.0)
+            organs[box] |= _dilated(thick[box], geometry, 7.0) & (even[box] > 90) & inside[box]
     return organs
 
 
