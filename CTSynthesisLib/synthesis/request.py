@@ -39,7 +39,7 @@ class Request:
     seed : int
         Chooses the random texture; the same request gives the same voxels.
     hu : dict
-        Hounsfield value for each segment that the user set, by the segment's name or its structure's.
+        Hounsfield value for each segment that the user set, by its name, its structure's or a group's, as in bones or left ribs.
     phase : str
         Contrast phase: plain, arterial or portal venous.
     noise : float or None
