@@ -31,6 +31,7 @@ EMPTY_WORDS = {"the", "of", "a", "segment", "segmentation", "mask", "structure",
 KINDS = ("effusion", "hematoma", "cyst", "tumor", "nodule", "node", "artery", "vein", "vessel", "muscle", "vertebra", "rib", "tooth")
 KINDS += ("incisor", "canine", "premolar", "molar", "cartilage", "bone", "fat")
 PLANNING = {"ptv", "ctv", "itv", "prv"}  # radiotherapy's target volumes with margins are no anatomy
+LEVELS = {"vertebrae_cervical": "C", "vertebrae_thoracic": "T", "vertebrae_lumbar": "L"}
 VAGUE = {"soft_tissue"}  # a code for one of these gives way to any name that is understood
 
 
@@ -203,10 +204,21 @@ def _names() -> dict[tuple[str, str | None], tuple[Structure, str]]:
 
 def _look_up(name: str) -> tuple[Structure, str, str] | None:
     """Structure, how (name or synonym) and note for a name, or None."""
+    if hit := _in_table(name):
+        return hit
+    words, _ = _parse(name)
+    kind = next((kind for kind in KINDS if kind in words), None)
+    if kind and not PLANNING.intersection(words):
+        one, _ = _names()[kind, None]
+        return one, "synonym", f"'{name}' is not in the anatomy table; it was taken as '{one.title}' because of the word {kind}."
+    return None
+
+
+def _in_table(name: str) -> tuple[Structure, str, str] | None:
+    """The same for a name that the table holds, less a side or a number."""
     words, side = _parse(name)
     if PLANNING.intersection(words):
         return None
-    kind = next((kind for kind in KINDS if kind in words), None)
     while words:
         for key in sorted(_keys(words)):
             if hit := _names().get((key, side)):
@@ -216,12 +228,9 @@ def _look_up(name: str) -> tuple[Structure, str, str] | None:
             if not side and (hit := _names().get((key, "left"))):
                 return *hit, f"The name gives no side, so the values of '{hit[0].title}' were taken."
         if not side and (glued := re.fullmatch(r"(left|right)(.+)|(.+?)(left|right)", "".join(words))):  # leftlung, lungright
-            return _look_up(" ".join(part for part in glued.groups() if part))
+            return _in_table(" ".join(part for part in glued.groups() if part))
         if not re.fullmatch(r"[a-z]?\d+", words.pop()):  # GTV-1 is a GTV, Tumor_c40 a tumor
             break
-    if kind:
-        one, _ = _names()[kind, None]
-        return one, "synonym", f"'{name}' is not in the anatomy table; it was taken as '{one.title}' because of the word {kind}."
     return None
 
 
@@ -240,6 +249,48 @@ def structure(name: str) -> Structure:
     raise UnusableInput(
         f"'{name}' is not a structure in the anatomy table; {_nearest(name) or 'Resources/Anatomy/structures.csv lists them all'}."
     )
+
+
+@cache
+def named(name: str) -> tuple[Structure, ...]:
+    """The structures that a person means by ``name``, finer ones within them apart; none where the table knows no such name.
+
+    Two where the name gives no side and the table only sides (``ureter``); all of its side where the table's is of none (``left ribs``);
+    all of a kind (``tumors``) and of a level (``thoracic vertebrae``); and all that have its words in their own names where it is only a
+    part of those (``lung lobes``).
+    """
+    words, side = _parse(name)
+    known = [(one, *_parse(one.name)) for one in structures().values()]
+    hit = (structures()[name], "name", "") if name in structures() else _in_table(name)
+    if hit is None:
+        telling = any(len(word) > 2 and word.isalpha() for word in words) and not PLANNING.intersection(words)
+        return tuple(one for one, its, of in known if telling and set(words) <= set(its) and side in (None, of))
+    one, _, note = hit
+    own = _parse(one.name)[1]
+    if note and side is None and own == "left":
+        return one, structures()[one.name.replace("left", "right")]
+    if side and own is None and (members := [other for other, _, of in known if of == side and one in ancestors(other)]):
+        return tuple(members)
+    level = LEVELS.get(one.name, "none")
+    more = [other for other, its, _ in known if one not in (other, *ancestors(other)) and other.tissue is one.tissue
+            and ((one.name in KINDS and one.name in its) or re.fullmatch(rf"vertebrae_{level}\d+", other.name))]  # fmt: skip
+    return one, *more
+
+
+def closeness(name: str, segment: Segment, one: Structure, *, alike: bool = False) -> float | None:
+    """How closely ``name`` tells a segment, understood as ``one``, from others, or None where it does not mean the segment.
+
+    100 for its own name or label value, else the number of ancestors of the structure that is named (itself, or a coarser one around it),
+    less a half where it is one of several.
+    ``alike`` leaves out what does not look like the structure that is named: whatever lies in the body, vessels and nodules in the lungs.
+    """
+    if name.casefold() in (segment.name.casefold(), str(segment.label)):
+        return 100
+    several, around = named(name), ancestors(one)
+    meant = [m for m in several if m is one or m in around]
+    if alike:
+        meant = [m for m in meant if m is one or (m.parent and (m.tissue is not Tissue.LUNG or one.tissue is Tissue.LUNG))]
+    return min(len(ancestors(m)) for m in several) - (len(several) > 1) / 2 if meant else None
 
 
 def _nearest(name):
@@ -323,10 +374,10 @@ def understand(
     names : dict, optional
         The user's corrections: name of a segment (or its label value, as text) -> structure.
     hu : dict, optional
-        HU by name (or label value) of a segment, or by structure: then also for the finer structures within it (``bone`` for all ribs;
-        ``lungs`` for their lobes, but not for vessels and nodules in them).
+        HU by name (or label value) of a segment, or by structure (:func:`named`): then also for the finer structures within it (``bones``
+        for all ribs; ``lung`` for the lobes, but not for vessels and nodules in them).
     elsewhere : iterable of str
-        Keys of ``hu`` that need match no segment, because they are of use elsewhere.
+        Structures that a key of ``hu`` may name without meaning a segment, because it is of use elsewhere.
 
     Raises
     ------
@@ -338,7 +389,7 @@ def understand(
     segments = tuple(segments)
     hu = {key: _checked_hu(key, value) for key, value in (hu or {}).items()}
     names = names or {}
-    unused = set(names) | (set(hu) - set(elsewhere))
+    unused = set(names) | {key for key in hu if not {one.name for one in named(key)}.intersection(elsewhere)}
     mmwhs = _read_as_mmwhs(segments)
     results = []
     for segment in segments:
@@ -352,7 +403,7 @@ def understand(
             note = f"The segments have no names, and their label values are those of MM-WHS: {segment.value} is '{one.title}'."
         else:
             one, how, note = _resolve(segment)
-        given = sorted((rank, key) for key in hu if (rank := _particularity(key, labels, one)) is not None)
+        given = sorted((rank, key) for key in hu if (rank := closeness(key, segment, one, alike=True)) is not None)
         unused.difference_update(key for _, key in given)
         mean = hu[given[-1][1]] if given else segment.hu if segment.hu is not None else one.mean(phase)
         if how == "not understood":
@@ -409,15 +460,3 @@ def _checked_hu(key, value):
     if not -1024 <= value <= 3071:
         raise UnusableInput(f"The HU value given for '{key}' is not a number from -1024 to 3071.")
     return value
-
-
-def _particularity(key, labels, one):
-    """How closely a key of ``hu`` names a segment (the closest decides), or None if it does not."""
-    if key.casefold() in labels:
-        return 100
-    hit = _look_up(key)
-    if hit is None or (hit[0] is not one and (hit[0] not in ancestors(one) or hit[0].parent is None)):  # not everything in the body
-        return None
-    if hit[0].tissue is Tissue.LUNG and one.tissue is not Tissue.LUNG:  # vessels and nodules are not as dense as the lung around them
-        return None
-    return len(ancestors(hit[0]))

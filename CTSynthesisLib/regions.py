@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import UnusableInput
+from .smoothing import coarse_grid, smoothed
 from .volume import Geometry, LabelMap, Segment, Volume, reorder, resample, restore, to_sitk, without_padding
 
 WORKING_SPACING = 1.5  # mm, in-plane; slices are kept as they are unless they are thinner than this
@@ -43,7 +44,7 @@ def segment_regions(volume: Volume) -> LabelMap:
     """
     axes, flips = volume.geometry.anatomical_axes  # from here on arrays run foot to head, front to back, right to left
     target = volume.geometry.reordered(axes, flips)
-    geometry = target.with_spacing(np.maximum(target.spacing, WORKING_SPACING))
+    geometry = coarse_grid(target, WORKING_SPACING)
     hu = resample(np.ascontiguousarray(reorder(without_padding(volume.array), axes, flips), np.float32), target, geometry, outside=-1024)
     smooth = _gaussian(hu, geometry, 1.0)
     body = _body(smooth, geometry)
@@ -70,14 +71,18 @@ def _body(smooth, geometry):
     tissue = _without_small(_opened(smooth > -500, geometry, 4.0), geometry, 30.0)
     cut = np.zeros_like(tissue)
     for space in _components(~tissue, geometry, at_least_ml=5):
+        box = _box(space, geometry, 6.0)
+        space = space[box]
         core = _eroded(space, geometry, 3.0)
-        if core.any() and LUNG_HU[0] < np.median(smooth[core]) < LUNG_HU[1]:
+        if core.any() and LUNG_HU[0] < np.median(smooth[box][core]) < LUNG_HU[1]:
             wall = _dilated(space, geometry, 4.0) & ~space
-            if wall.any() and (tissue & wall).mean() > 0.9 * wall.mean():  # the foam of a couch lies in a thin shell, not in tissue
-                cut |= space
+            if wall.any() and (tissue[box] & wall).sum() > 0.9 * wall.sum():  # the foam of a couch lies in a thin shell, not in tissue
+                cut[box] |= space
     body = _largest(tissue | cut)
-    if body.sum() * geometry.voxel_ml < 100:
-        raise UnusableInput("No body was found in this CT (less than 100 ml above -500 HU); check that its values are Hounsfield units.")
+    if body.sum() * geometry.voxel_ml < (least := shown_ml(100.0, geometry)):
+        raise UnusableInput(
+            f"No body was found in this CT (less than {least:.3g} ml above -500 HU); check that its values are Hounsfield units."
+        )
     body = _fill_slices(_closed(body, geometry, 4.0))
     return body & ~(_dilated(~body, geometry, 6.0) & (smooth < -940))  # no air in the folds of the skin
 
@@ -90,9 +95,10 @@ def _gas_filled(smooth, body, geometry):
     aerated = _opened(air & ~_dilated(empty, geometry, 4.0), geometry, 3.0)
     lungs = np.zeros_like(air)
     for component in _components(aerated, geometry, at_least_ml=15):
-        core = _eroded(component, geometry, 3.0)
-        if core.sum() * geometry.voxel_ml > 3 and LUNG_HU[0] < np.median(smooth[core]) < LUNG_HU[1] and (
-            component.sum() * geometry.voxel_ml > 200 or _is_cut(component)
+        box = _box(component, geometry, 5.0)
+        core = _eroded(component[box], geometry, 3.0)
+        if core.sum() * geometry.voxel_ml > shown_ml(3.0, geometry) and LUNG_HU[0] < np.median(smooth[box][core]) < LUNG_HU[1] and (
+            component.sum() * geometry.voxel_ml > shown_ml(200.0, geometry) or _is_cut(component)
         ):
             lungs |= component
     airway = np.zeros_like(air)
@@ -153,7 +159,11 @@ def _vessel_contrast(smooth, lungs, other_gas, body, geometry):
 
 def _vessels(contrast, inside, geometry):
     """Vessels inside the lungs: brighter than half of the brightest voxel near by, so that a wide vessel is not drawn too wide."""
-    peak = sitk.GetArrayFromImage(sitk.GrayscaleDilate(to_sitk(contrast, geometry), _radius(geometry, 3.0), sitk.sitkBox))
+    image = to_sitk(contrast, geometry)
+    if 1 in image.GetSize():  # of a single voxel along an axis the filter complains on stderr, so there are two
+        image = sitk.ZeroFluxNeumannPad(image, [0] * 3, [int(n == 1) for n in image.GetSize()])
+    peak = sitk.GetArrayFromImage(sitk.GrayscaleDilate(image, _radius(geometry, 3.0), sitk.sitkBox))
+    peak = peak[tuple(map(slice, contrast.shape))]
     noise = 1.48 * np.median(np.abs(contrast[inside])) if inside.any() else 0.0
     least = max(VESSEL_CONTRAST, 3.5 * noise)
     vessels = inside & (contrast > np.maximum(least, 0.4 * peak))
@@ -196,7 +206,8 @@ def _organs(even, inside, geometry):
     for thick in _components(_opened(inside & (even > 110), geometry, 14.0), geometry, at_least_ml=20):
         central = abs(np.nonzero(thick)[2].mean() - columns.mean()) < 0.15 * np.ptp(columns)  # heart and spine
         if np.median(even[thick]) < 260 and not central:
-            organs |= _dilated(thick, geometry, 7.0) & (even > 90) & inside
+            box = _box(thick, geometry, 9.0)
+            organs[box] |= _dilated(thick[box], geometry, 7.0) & (even[box] > 90) & inside[box]
     return organs
 
 
@@ -237,15 +248,24 @@ def _without_specks(labels, geometry):
 
 
 def _gaussian(array, geometry, mm):
-    return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(to_sitk(array.astype(np.float32), geometry), mm))
+    return sitk.GetArrayFromImage(smoothed(to_sitk(array.astype(np.float32), geometry), mm))
+
+
+def shown_ml(ml: float, geometry: Geometry) -> float:
+    """What of a compact thing of ``ml`` a scan shows at most: all of it, unless the scan is thinner than the thing along an axis."""
+    box = np.array(geometry.shape[::-1]) * geometry.spacing
+    return float(ml * np.minimum(1, box / (1000 * ml) ** (1 / 3)).prod()) if ml > 0 else 0.0
 
 
 def _radius(geometry, mm):
     return [max(int(round(mm / s)), 1 if mm >= 0.5 * s else 0) for s in geometry.spacing]
 
 
-def _morphology(operation, mask, geometry, mm):
+def _morphology(operation, mask, geometry, mm, fitting=False):
+    """``fitting``: the kernel is made to fit into the scan, or a few slices would be too thin for any body."""
     radius = _radius(geometry, mm)
+    if fitting:
+        radius = [min(r, (n - 1) // 2) for r, n in zip(radius, mask.shape[::-1], strict=True)]
     image = sitk.ConstantPad(sitk.GetImageFromArray(mask.astype(np.uint8)), radius, radius, 0)
     result = sitk.GetArrayFromImage(operation(image, radius, sitk.sitkBall)) > 0
     return result[tuple(slice(r, n - r) for r, n in zip(radius[::-1], result.shape, strict=True))]
@@ -257,15 +277,15 @@ def _rounded(mask, geometry, mm):
 
 
 def _opened(mask, geometry, mm):
-    return _morphology(lambda image, radius, kernel: sitk.BinaryMorphologicalOpening(image, radius, kernel), mask, geometry, mm)
+    return _morphology(sitk.BinaryMorphologicalOpening, mask, geometry, mm, fitting=True)
 
 
 def _closed(mask, geometry, mm):
-    return _morphology(lambda image, radius, kernel: sitk.BinaryMorphologicalClosing(image, radius, kernel), mask, geometry, mm)
+    return _morphology(sitk.BinaryMorphologicalClosing, mask, geometry, mm)
 
 
 def _dilated(mask, geometry, mm):
-    return _morphology(lambda image, radius, kernel: sitk.BinaryDilate(image, radius, kernel), mask, geometry, mm)
+    return _morphology(sitk.BinaryDilate, mask, geometry, mm)
 
 
 def _eroded(mask, geometry, mm):
@@ -279,7 +299,7 @@ def _labelled(mask, smallest):
 
 
 def _components(mask, geometry, at_least_ml):
-    labelled = _labelled(mask, at_least_ml / geometry.voxel_ml)
+    labelled = _labelled(mask, shown_ml(at_least_ml, geometry) / geometry.voxel_ml)
     return [labelled == value for value in range(1, min(labelled.max(), 40) + 1)]
 
 
@@ -291,7 +311,7 @@ def _box(mask, geometry, mm):
 
 
 def _without_small(mask, geometry, ml):
-    return _labelled(mask, ml / geometry.voxel_ml) > 0
+    return _labelled(mask, shown_ml(ml, geometry) / geometry.voxel_ml) > 0
 
 
 def _largest(mask):

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from .errors import UnusableInput
 from .renumber import LARGEST_LABEL, renumbered, replaced
+from .smoothing import smoothed
 
 AIR_HU = -1000
 LOWEST_HU = -1024  # what a scanner stores at least; a voxel below it was not measured
@@ -146,7 +147,9 @@ class Geometry:
         count = np.maximum(1, np.round(np.array(self.shape[::-1]) * old / spacing)).astype(int)
         matrix = self.ijk_to_ras.copy()
         matrix[:3, :3] = self.directions * spacing
-        matrix[:3, 3] += self.directions @ ((spacing - old) / 2)  # both grids begin at the same voxel corner
+        box = np.array(self.shape[::-1]) * old
+        # both grids begin at the same voxel corner; a single voxel that is larger than the box lies about its middle
+        matrix[:3, 3] += self.directions @ ((np.where(box < spacing, box, spacing) - old) / 2)
         return Geometry(tuple(count[::-1]), matrix)
 
     def transformed(self, ras_to_ras: np.ndarray) -> Geometry:
@@ -326,10 +329,7 @@ def resample(array: np.ndarray, source: Geometry, target: Geometry, *, labels: b
         image = sitk.Cast(image, sitk.sitkFloat32)  # between integers the filter would cut off, not round
         # how far the target's voxels lie apart along each axis of the source, whatever way the target's axes run
         ratio = np.linalg.norm(source.directions.T @ target.ijk_to_ras[:3, :3], axis=1) / source.spacing
-        for axis in range(3):
-            if ratio[axis] > 1.2 and source.shape[2 - axis] >= 4:  # the recursive filter needs four voxels
-                sigma = 0.4 * np.sqrt(ratio[axis] ** 2 - 1) * source.spacing[axis]
-                image = sitk.RecursiveGaussian(image, float(sigma), direction=axis)
+        image = smoothed(image, np.where(ratio > 1.2, 0.4 * np.sqrt(np.maximum(ratio**2 - 1, 0)) * source.spacing, 0))
     lps = target.to_lps()
     filter_ = sitk.ResampleImageFilter()
     filter_.SetSize([int(n) for n in target.shape[::-1]])

@@ -312,6 +312,34 @@ def test_the_phase_sets_the_expected_hu():
         understood("aorta", phase="venous")
 
 
+def selected(name, *segments, **how):
+    understood = anatomy.understand([Segment(n, one) for n, one in enumerate(segments, start=1)])
+    return [u.segment.name for u in understood if anatomy.closeness(name, u.segment, u.structure, **how) is not None]
+
+
+@pytest.mark.parametrize(("name", "members"), [
+    ("lung", ["Lung R", "lung_upper_lobe_left", "nodule"]), ("Lungs", ["Lung R", "lung_upper_lobe_left", "nodule"]),
+    ("left lung", ["lung_upper_lobe_left"]), ("lung lobes", ["lung_upper_lobe_left"]), ("bones", ["vertebrae_T8", "rib_left_3", "Sacrum"]),
+    ("vertebrae", ["vertebrae_T8"]), ("vertebra", ["vertebrae_T8"]), ("thoracic vertebrae", ["vertebrae_T8"]), ("lumbar vertebrae", []),
+    ("ribs", ["rib_left_3"]), ("rib", ["rib_left_3"]), ("left ribs", ["rib_left_3"]), ("right ribs", []), ("heart", ["LV", "Left Atrium"]),
+    ("kidneys", ["Right Kidney", "kidney_tumor"]), ("ureters", ["ureter_left", "ureter_right"]), ("ureter left", ["ureter_left"]),
+    ("tumors", ["kidney_tumor"]), ("bowel", ["Colon"]), ("9", ["Colon"]), ("renal artery of mine", []), ("Segment_1", []), ("PTV", []),
+])  # fmt: skip
+def test_groups_and_parents_select_their_members(name, members):
+    everything = ["Lung R", "lung_upper_lobe_left", "nodule", "vertebrae_T8", "rib_left_3", "Sacrum", "LV", "Left Atrium", "Colon",
+                  "Right Kidney", "kidney_tumor", "ureter_left", "ureter_right"]  # fmt: skip
+    assert selected(name, *everything) == members
+
+
+def test_hounsfield_values_by_group():
+    segments = [Segment(n, name) for n, name in enumerate(("kidney_left", "kidney_right", "rib_left_1", "rib_right_1", "ureter_right"), 1)]
+    hu = {"kidneys": 150, "right kidney": 160, "bones": 500, "left ribs": 600, "ureter": 400}
+    assert [u.mean_hu for u in anatomy.understand(segments, hu=hu)] == [150, 160, 600, 500, 400]
+    assert anatomy.understand(segments, hu={"lung": -800, "kidneys": 1}, elsewhere=("lungs",))
+    with pytest.raises(UnusableInput, match="lung"):
+        anatomy.understand(segments, hu={"lung": -800}, elsewhere=("bone",))
+
+
 def test_finer_structures_and_what_lies_inside_others_are_deeper():
     def depth(name):
         return anatomy.depth(Segment(1, name))
@@ -329,7 +357,7 @@ def test_finer_structures_and_what_lies_inside_others_are_deeper():
 
 def _forget_tables():
     """What anatomy keeps of its tables is made anew, all of it: a part would mix structures of two tables."""
-    for kept in (anatomy.structures, anatomy._names, anatomy._codes):
+    for kept in (anatomy.structures, anatomy._names, anatomy._codes, anatomy.named):
         kept.cache_clear()
 
 

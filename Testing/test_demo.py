@@ -11,6 +11,7 @@ import pytest
 from CTSynthesisLib import RESOURCES
 from CTSynthesisLib.cli.demo import MADE, SAMPLE
 from CTSynthesisLib.cli.outputs import Outputs
+from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.files import read_segmentation, read_volume
 
 
@@ -97,7 +98,7 @@ def test_a_second_run_replaces_the_first_whole(tmp_path):
     (folder / "dicom" / "CT9999.dcm").write_text("of the earlier run")
     (folder / "report.json").write_text("of the earlier run")
     with Outputs() as outputs:
-        (outputs.folder(folder, replacing=MADE) / "preview.png").write_text("of this run")
+        (outputs.folder(folder, replacing=MADE, known_by="report.json") / "preview.png").write_text("of this run")
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["demo", "demo/preview.png"]
 
 
@@ -105,7 +106,7 @@ def test_a_failed_second_run_leaves_the_first_as_it_was(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "report.json").write_text("of the earlier run")
     with pytest.raises(ZeroDivisionError), Outputs() as outputs:
-        (outputs.folder(tmp_path / "demo", replacing=MADE) / "report.json").write_text("half")
+        (outputs.folder(tmp_path / "demo", replacing=MADE, known_by="report.json") / "report.json").write_text("half")
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*.*")] == ["report.json"]
     assert (tmp_path / "demo" / "report.json").read_text() == "of the earlier run"
@@ -118,3 +119,10 @@ def test_a_folder_with_somebody_elses_files_is_refused(tmp_path):
     refused = run_demo(folder)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["my-notes.txt"]
+
+
+def test_a_folder_with_a_file_named_like_one_of_the_demos_is_refused(tmp_path):
+    (tmp_path / "segmentation.seg.nrrd").write_text("painted for hours")
+    with pytest.raises(UnusableInput, match="not an empty folder"), Outputs() as outputs:
+        outputs.folder(tmp_path, replacing=MADE, known_by="report.json")
+    assert (tmp_path / "segmentation.seg.nrrd").read_text() == "painted for hours"

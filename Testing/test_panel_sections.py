@@ -198,6 +198,25 @@ def test_export_writes_and_says_where(a_drawing_panel, tmp_path):
     assert "SYNTHETIC^CT" in a_drawing_panel.ui.exportLabel.text
 
 
+def test_export_writes_over_no_file_that_a_node_was_loaded_from(a_drawing_panel, tmp_path, monkeypatch):
+    import qt
+    import slicer
+
+    generated(a_drawing_panel)
+    painted, export = tmp_path / "organs.seg.nrrd", a_drawing_panel.panel.exporting
+    painted.write_text("painted for hours")
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(painted))
+    slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0].SetAndObserveStorageNodeID(storage.GetID())
+    (tmp_path / "link.nrrd").symlink_to(painted)
+    for path in (painted, tmp_path / "link.nrrd"):
+        assert "would be lost" in export.write(path) and painted.read_text() == "painted for hours"
+    (tmp_path / "other.nrrd").write_text("another scan")
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(tmp_path / "other"), raising=False)  # asked about "other"
+    a_drawing_panel.ui.exportNrrdButton.click()
+    assert "exists already" in a_drawing_panel.ui.exportLabel.text and (tmp_path / "other.nrrd").read_text() == "another scan"
+
+
 def test_similarity_stands_beside_keep_and_discard(a_drawing_panel):
     generated(a_drawing_panel)
     events_until(lambda: a_drawing_panel.ui.similarityButton.enabled)

@@ -6,7 +6,8 @@ import SimpleITK as sitk
 
 from CTSynthesisLib.errors import UnusableInput
 from CTSynthesisLib.regions import REGIONS, segment_regions
-from CTSynthesisLib.volume import Geometry, Volume
+from CTSynthesisLib.synthesis.nodule_places import lungs_of
+from CTSynthesisLib.volume import Geometry, LabelMap, Volume
 from Testing.phantom import hounsfield, thorax
 
 
@@ -52,6 +53,22 @@ def test_fat_under_the_skin_is_found_without_specks(a_phantom):
     fat = segment_regions(Volume(hu, a_phantom.geometry)).array == 2
     assert dice(fat, (a_phantom.array == 1) & ~inner) > 0.8
     assert not fat[:, 40:70, 50:80].any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("slices", "apart"), [(1, 0.3), (1, 4.0), (2, 1.0), (3, 0.6), (3, 5.0), (4, 0.3), (4, 1.0), (7, 0.4)])
+def test_a_few_slices_or_thin_ones_show_what_a_whole_scan_does(a_phantom, axis, slices, apart, capfd):
+    middle = (19, 54, 40)[axis]
+    part = np.take(a_phantom.array, np.arange(middle, middle + 1).repeat(slices), axis)  # the same anatomy in each
+    spacing = [2.6, 2.6, 4.0]
+    spacing[2 - axis] = apart
+    labelmap = LabelMap(part, Geometry.from_spacing(part.shape, spacing), a_phantom.segments)
+    volume = Volume(hounsfield(labelmap, noise=10), labelmap.geometry)
+    regions = segment_regions(volume).array
+    lungs = np.isin(part, (2, 3))
+    assert dice(regions == 4, lungs) > 0.95 and dice(regions > 0, part > 0) > 0.97
+    assert dice(lungs_of(volume) > 0, lungs) > 0.95
+    assert capfd.readouterr().err == "", "a filter complained"
 
 
 def test_a_volume_without_a_body_is_refused():

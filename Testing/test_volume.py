@@ -274,3 +274,9 @@ def test_more_labels_than_can_be_counted_on_are_refused():
     segments = [Segment(value, "a") for value in range(1, 5000)]
     with pytest.raises(UnusableInput, match="4999 labels"):
         LabelMap.from_labels(np.ones((1, 1, 5), int), Geometry.from_spacing((1, 1, 5), (1, 1, 1)), segments)
+
+
+def test_a_voxel_larger_than_the_box_lies_about_its_middle():
+    thin = Geometry.from_spacing((2, 6, 6), (2.0, 2.0, 0.5))
+    coarse = thin.with_spacing((2.0, 2.0, 4.0))
+    assert coarse.shape == (1, 6, 6) and resample(np.full(thin.shape, 40, np.int16), thin, coarse, outside=-1000).min() == 40

@@ -27,7 +27,7 @@ def run(args):
     slices = _numbers(args.slices)
     if args.in_plane not in range(32, 1025) or args.runs < 1:
         raise UnusableInput("Give --in-plane from 32 to 1024 and --runs of at least 1.")
-    with Outputs() as outputs:
+    with Outputs(args.model) as outputs:
         path = outputs.file(args.output, (".json",)) if args.output else None
         figures = measure(request, slices=slices, in_plane=args.in_plane, runs=args.runs, say=lambda line: print(line, flush=True))
         if path:

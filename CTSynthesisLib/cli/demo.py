@@ -35,7 +35,7 @@ def run(args):
 
     started = time.perf_counter()
     with Outputs() as outputs:
-        folder = outputs.folder(args.output, replacing=MADE)
+        folder = outputs.folder(args.output, replacing=MADE, known_by="report.json")
         labelmap, result, table = _make(folder, args.seed)
     note(labelmap, result.assumptions)
     print("\n" + table + "\n")

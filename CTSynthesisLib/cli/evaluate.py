@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
+from .outputs import refuse_inputs
 
 CONDITIONS = ("contours", "regions", "half", "lone", "body")
 MODES = ("given", "blind")
@@ -68,6 +69,7 @@ def run(args):
     if args.device not in DEVICES:
         raise UnusableInput(f"'{args.device}' is not a device; choose one of {', '.join(DEVICES)}.")
     out = Path(args.output)
+    refuse_inputs(out, [args.data, args.training, args.synthetic, *(Path(args.data) / case for case in args.cases)])
     if args.style:
         _style(args, out)
         return
@@ -124,8 +126,6 @@ def _nodules(args, out: Path):
         raise UnusableInput(f"The folder '{args.synthetic}' of --synthetic does not exist; name a folder of synthetic volumes.")
     if min(args.seeds, *args.samples, *args.iterations) < 1:
         raise UnusableInput("--seeds, --samples and --iterations are whole numbers from 1 on.")
-    if args.data and out.resolve() == Path(args.data).resolve():
-        raise UnusableInput("The output folder is the data folder; choose another, because samples of scans are written there.")
     real, synthetic, test = args.samples
     iterations, tuning = args.iterations
     sampling = WHOLE_CHEST if args.whole else Sampling(halves=args.halves)

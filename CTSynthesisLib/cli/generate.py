@@ -12,10 +12,9 @@ import time
 
 from ..errors import UnusableInput
 from . import request as flags
-from .outputs import Outputs
+from .outputs import VOLUME_ENDINGS, Outputs
 from .progress import progress_line
 
-VOLUME_ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha")
 TABLE_ROWS = 30  # on the screen; the report file holds them all
 INPUT_HELP = ".seg.nrrd; label map as .nrrd, .nii(.gz), .mha; DICOM SEG; DICOM RTSTRUCT"
 
@@ -72,8 +71,8 @@ def run(args):
         from ..files.dicom_ct import right_handed, write_ct_series
 
         right_handed(labelmap.array, labelmap.geometry)  # a sheared stack is refused now, not after the work
-    with Outputs() as outputs:
-        volume_path = outputs.file(args.output, VOLUME_ENDINGS)
+    with Outputs(args.segmentation, table, args.reference, args.match, args.like, request.model) as outputs:
+        volume_path = outputs.volume(args.output)
         series = outputs.folder(args.dicom) if args.dicom else None
         report_path = outputs.file(args.report, (".json",)) if args.report else None
         picture_path = outputs.file(args.preview, (".png",)) if args.preview else None

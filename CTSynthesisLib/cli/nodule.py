@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from ..errors import UnusableInput
-from .generate import INPUT_HELP, VOLUME_ENDINGS
-from .outputs import Outputs
+from .generate import INPUT_HELP
+from .outputs import VOLUME_ENDINGS, Outputs
 from .progress import add_progress_flag, progress_of
 from .segment import SEGMENTATION_ENDINGS
 
@@ -57,8 +57,8 @@ def run(args):
     _check_voxels(args, volume)
     from ..synthesis import nodules as engine  # torch: only now
 
-    with Outputs() as outputs:
-        path = outputs.file(args.output, VOLUME_ENDINGS)
+    with Outputs(args.ct, args.mask, args.model) as outputs:
+        path = outputs.volume(args.output)
         beside = args.segmentation or (_beside(args.output) if args.what == "inject" else None)
         segments = outputs.file(beside, SEGMENTATION_ENDINGS) if beside else None
         picture = outputs.file(args.preview, (".png",)) if args.preview else None

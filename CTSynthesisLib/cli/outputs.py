@@ -1,12 +1,15 @@
-"""All files of one run appear together, complete, or not at all."""
+"""All files of one run appear together, complete, or not at all, and none of them takes the place of one that the run reads."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from ..errors import SynthesisFailed, UnusableInput
+
+VOLUME_ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha")
 
 
 class Outputs:
@@ -14,11 +17,17 @@ class Outputs:
 
     Opening them before the work starts also finds an unwritable place before minutes are spent.
 
-    >>> with Outputs() as outputs:                                    # doctest: +SKIP
-    ...     write_volume(volume, outputs.file("ct.nrrd"))
+    Parameters
+    ----------
+    inputs : paths or None
+        Every file and folder that the command reads. An output that is one of them, through a link too, is refused.
+
+    >>> with Outputs("organs.seg.nrrd") as outputs:                   # doctest: +SKIP
+    ...     write_volume(volume, outputs.volume("ct.nrrd"))
     """
 
-    def __init__(self):
+    def __init__(self, *inputs):
+        self._inputs = [Path(path) for path in inputs if path]
         self._staged: list[tuple[Path, Path, Path]] = []  # temporary folder, path in it, final path
 
     def __enter__(self):
@@ -44,19 +53,30 @@ class Outputs:
             raise UnusableInput(f"'{final}' is a folder; name the file to write.")
         return self._stage(final)
 
-    def folder(self, path, replacing=()) -> Path:
+    def volume(self, path) -> Path:
+        """The same for a CT volume."""
+        refuse_inputs(path, self._inputs)
+        if Path(path).name.lower().endswith(".seg.nrrd"):
+            raise UnusableInput(f"'{path}' is named like a segmentation, but a CT is written; end the name in .nrrd alone.")
+        return self.file(path, VOLUME_ENDINGS)
+
+    def folder(self, path, replacing=(), known_by="") -> Path:
         """Where to write the files that shall end up in the folder ``path``.
 
-        The folder may be new or empty, or hold nothing but the names in ``replacing``, which then make way.
+        The folder may be new or empty, or hold nothing but names in ``replacing``, among them ``known_by``; these then make way.
         """
         final = Path(path)
-        if final.exists() and (not final.is_dir() or {entry.name for entry in final.iterdir()} - set(replacing)):
+        held = {entry.name for entry in final.iterdir()} if final.is_dir() else set()
+        if (final.exists() and not final.is_dir()) or (held and (known_by not in held or held - set(replacing))):
             raise UnusableInput(f"'{final}' is not an empty folder; name a new or empty one, so that nothing is mixed or overwritten.")
         staged = self._stage(final)
         staged.mkdir()
         return staged
 
     def _stage(self, final):
+        refuse_inputs(final, self._inputs)
+        if _identity(final) in (_identity(other) for *_, other in self._staged):
+            raise UnusableInput(f"'{final}' is to be written twice; give each output a name of its own.")
         try:
             temporary = Path(tempfile.mkdtemp(prefix=".ctsynthesis-", dir=final.parent))
         except OSError as error:
@@ -70,3 +90,43 @@ class Outputs:
             shutil.rmtree(final)  # empty, or holding only what may be replaced: see `folder`
         for companion in written.parent.iterdir():  # a detached header's data file lies beside it
             companion.replace(final.parent / companion.name)
+
+
+def refuse_inputs(output, inputs) -> None:
+    """Raise UnusableInput if the file or folder ``output`` is one of the ``inputs``, through a link too, or is read along with one."""
+    output = Path(output)
+    for path in map(Path, filter(None, inputs)):
+        if _identity(output) == _identity(path) or (output.is_file() and _identity(output) in map(_identity, _read_along(path, output))):
+            what = "is an input" if output.resolve() == path.resolve() else f"is read as an input, with '{path}'"
+            raise UnusableInput(f"'{output}' {what}; choose another name for what is written, so that nothing is lost.")
+
+
+def _identity(path: Path):
+    """The same for two names of one file, one of which may be a link."""
+    try:
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except OSError:
+        return str(path.resolve())
+
+
+def _read_along(path: Path, output: Path):
+    """What is read besides ``path`` itself: voxel files of a header, a model's card, and, beside or in it, label tables and DICOM files."""
+    from ..files.dicom_series import is_dicom
+    from ..files.label_table import could_name, read_label_table
+
+    folder = path if path.is_dir() else path.parent
+    if is_dicom(output):
+        yield from folder.rglob("*") if path.is_dir() else folder.iterdir()
+    if path.suffix == ".safetensors":
+        yield path.with_suffix(".json")
+    if path.suffix.lower() in (".nhdr", ".mhd") and path.is_file():
+        with open(path, "rb") as file:
+            header = file.read(1 << 20).decode("utf-8", "replace")
+        yield from (folder / name.strip() for name in re.findall(r"(?m)^(?:[^:=\r\n]*[:=])?([^:=\r\n]+)", header))
+    for table in could_name(path):
+        try:
+            read_label_table(table)
+            yield table
+        except UnusableInput:  # none, or an earlier report, say
+            continue

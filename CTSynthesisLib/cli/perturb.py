@@ -26,7 +26,7 @@ def run(args):
 
     table, _ = flags.labels_from(args)
     labelmap = read_segmentation(args.segmentation, labels=table)
-    with Outputs() as outputs:
+    with Outputs(args.segmentation, table) as outputs:
         path = outputs.file(args.output, SEGMENTATION_ENDINGS)
         result = perturb(labelmap, args.by, seed=args.seed)
         write_segmentation(result, path)

@@ -21,7 +21,7 @@ def run(args):
     from . import note
 
     volume = read_volume(args.ct)
-    with Outputs() as outputs:
+    with Outputs(args.ct) as outputs:
         path = outputs.file(args.output, SEGMENTATION_ENDINGS)
         labelmap = segment_regions(volume)
         write_segmentation(labelmap, path)

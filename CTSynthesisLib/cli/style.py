@@ -13,8 +13,8 @@ from pathlib import Path
 from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import request as flags
-from .generate import INPUT_HELP, VOLUME_ENDINGS
-from .outputs import Outputs
+from .generate import INPUT_HELP
+from .outputs import VOLUME_ENDINGS, Outputs
 from .progress import add_progress_flag, progress_of
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser):
     parser.add_argument("--segmentation", metavar="SEG", help="the content's anatomy: " + INPUT_HELP)
     parser.add_argument("--content", metavar="CT", help="restyle this CT instead of generating one")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="volume to write: " + ", ".join(VOLUME_ENDINGS))
-    parser.add_argument("--structures", metavar="A,B", help="segments or structures to style (default: all that the reference shows)")
+    parser.add_argument("--structures", metavar="A,B", help="segments, structures or groups to style, as in lung,bones (default: all shown)")
     parser.add_argument(
         "--strength", metavar="S|A=S,B=S", default="1", help="from 0 (content) to 1 (style), for all or for single structures (default: 1)"
     )
@@ -55,8 +55,9 @@ def run(args):
     drawn = read_segmentation(args.style_segmentation, reference=args.style) if args.style_segmentation else None
     labelmap = read_segmentation(args.segmentation, labels=table, reference=args.content) if args.segmentation else None
     content = read_volume(args.content) if args.content else None
-    with Outputs() as outputs:
-        path = outputs.file(args.output, VOLUME_ENDINGS)
+    read = args.style, args.style_segmentation, args.style_regions, args.segmentation, args.content, table, request.model
+    with Outputs(*read) as outputs:
+        path = outputs.volume(args.output)
         picture = outputs.file(args.preview, (".png",)) if args.preview else None
         reference = reference_of(scan, args.style, drawn, regions=_kept_regions(args, scan))
         if content is None:

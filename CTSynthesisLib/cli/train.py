@@ -27,6 +27,7 @@ from pathlib import Path
 
 from ..errors import UnusableInput
 from ..synthesis.request import DEVICES
+from .outputs import refuse_inputs
 
 PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-injector", "nodule-eraser", "nodule-classifier",
            "jin2018", "habijan2022", "krishna2019", "ctsgan2021", "gan3d")  # fmt: skip
@@ -79,6 +80,8 @@ def run(args):
     own = {f"--{name.replace('_', '-')}": getattr(args, name) for name in OF_KRISHNA}
     if args.preset != "krishna2019" and (given := [flag for flag, value in own.items() if value is not None]):
         raise UnusableInput(f"{given[0]} belongs to the preset krishna2019; {args.preset} knows no style.")
+    begun = Path(args.start_from).parent if args.start_from and Path(args.start_from).is_file() and not args.resume else None
+    refuse_inputs(args.output, [args.data, args.style, begun])
     if args.preset == "krishna2019":
         from ..training.krishna2019 import train
 

@@ -14,6 +14,7 @@ from ..errors import UnusableInput
 from ..volume import LabelMap, Volume
 from . import label_map, metaimage, nifti, nrrd, seg_nrrd
 from .beside import written_beside
+from .between import sparse_segments
 from .hounsfield import as_hounsfield, read_as_hounsfield
 
 NOTES = "CTSynthesis.Notes"
@@ -79,7 +80,7 @@ def read_segmentation(path, *, labels=None, reference=None) -> LabelMap:
             raise UnusableInput(f"{path} holds {array.shape[-1]} values per voxel but no segments; a label map has one label per voxel.")
         else:
             labelmap, more = label_map.labelmap_from(array, geometry, path, labels, metadata)
-        notes += more
+        notes += (*more, *sparse_segments(labelmap))
     elif extension == ".xml":
         from . import lidc
 

@@ -1,4 +1,4 @@
-"""Filling what lies between outlines that were drawn in every second, third, ... slice only."""
+"""What is drawn in every second, third, ... slice only: outlines are filled in between, painted segments are told."""
 
 from __future__ import annotations
 
@@ -14,6 +14,25 @@ def usual_gap(gaps) -> float:
     gaps = np.sort(np.asarray(gaps, dtype=float))
     alike = np.searchsorted(gaps, gaps * ALIKE, "right") - np.searchsorted(gaps, gaps / ALIKE, "left")
     return float(gaps[np.argmax(alike)]) if alike.max(initial=0) > 1 else 0.0
+
+
+def sparse_segments(labelmap) -> tuple[str, ...]:
+    """A sentence on the segments of a LabelMap that are painted in every n-th slice only, along any of its axes; none if there are none."""
+    found = {}
+    most = max((segment.value for segment in labelmap.segments), default=0) + 1
+    for axis in range(3):
+        slices = np.moveaxis(labelmap.array, axis, 0)
+        painted = np.array([np.bincount(one.ravel(), minlength=most)[:most] > 0 for one in slices])
+        for segment in labelmap.segments:
+            gaps = np.diff(np.flatnonzero(painted[:, segment.value]))
+            if gaps.size and gaps.min() > 1 and (usual := usual_gap(gaps)):
+                found.setdefault(segment.name, usual)
+    if not found:
+        return ()
+    names = ", ".join(f"'{name}' (1 slice in {gap:.0f})" for name, gap in list(found.items())[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return (f"Painted in single slices with empty ones between them, and drawn as such stripes: {names}{more}; fill what lies between, as "
+            "the Segment Editor's \"Fill between slices\" does.",)  # fmt: skip
 
 
 def masks_between(low: int, below: np.ndarray, high: int, above: np.ndarray, spacing):

@@ -49,18 +49,25 @@ def find_label_table(path: Path):
     It is ``<stem>.json`` or ``<stem>.csv`` beside it, else the table that the file itself holds (NIfTI), else ``labels.json`` or
     ``labels.csv`` beside it. A ``<stem>.json`` that is no table (a BIDS side-car, say) is passed over.
     """
-    for name in (f"{stem_of(path)}.json", f"{stem_of(path)}.csv"):
-        if (candidate := path.with_name(name)).is_file():
+    *own, json_of_all, csv_of_all = could_name(path)
+    for candidate in own:
+        if candidate.is_file():
             try:
-                return read_label_table(candidate), f"{name}, found beside the label map"
+                return read_label_table(candidate), f"{candidate.name}, found beside the label map"
             except UnusableInput:
                 continue
     if held := nifti.label_names(path):
         return {value: Segment(value, name) for value, name in held.items()}, "the label table in the header of the file"
-    for name in ("labels.json", "labels.csv"):
-        if (candidate := path.with_name(name)).is_file():
-            return read_label_table(candidate), f"{name}, found beside the label map"
+    for candidate in (json_of_all, csv_of_all):
+        if candidate.is_file():
+            return read_label_table(candidate), f"{candidate.name}, found beside the label map"
     return None
+
+
+def could_name(path: Path) -> tuple[Path, Path, Path, Path]:
+    """Where a table for the label map ``path`` is looked for: two places for its own, two for that of all label maps beside it."""
+    stem = stem_of(path)
+    return tuple(path.parent / name for name in (f"{stem}.json", f"{stem}.csv", "labels.json", "labels.csv"))
 
 
 def stem_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from .. import scene
@@ -47,6 +48,8 @@ class ExportSection:
     def write(self, path, dicom=False) -> str:
         """Write the volume; returns the sentence that says what has come of it."""
         volume = self._volume()
+        if source := _loaded_from(path, volume):
+            return _("“{name}” was loaded from {path}, which would be lost; choose another name.").format(name=source, path=path)
         try:
             if dicom:
                 count = len(scene.export_dicom(volume, path))
@@ -61,8 +64,13 @@ class ExportSection:
     def _on_file(self, suffix, kind):
         name = f"{self._volume().GetName()}{suffix}"
         path = qt.QFileDialog.getSaveFileName(None, _("Export the synthetic CT"), name, kind)
+        if path and not str(path).endswith(suffix):
+            path = f"{path}{suffix}"
+            if Path(path).exists():  # the dialog asked about the name without its ending
+                self._ui.exportLabel.text = _("{path} exists already; choose another name.").format(path=path)
+                return
         if path:
-            self._ui.exportLabel.text = self.write(path if str(path).endswith(suffix) else f"{path}{suffix}")
+            self._ui.exportLabel.text = self.write(path)
 
     def _on_dicom(self):
         parent = qt.QFileDialog.getExistingDirectory(None, _("Choose where the DICOM folder is made"))
@@ -73,3 +81,15 @@ class ExportSection:
                 number += 1
                 folder = Path(parent) / f"{safe}-{number}"
             self._ui.exportLabel.text = self.write(folder, dicom=True)
+
+
+def _loaded_from(path, volume) -> str:
+    """The name of another node of the scene that lies in the file ``path``, or ""."""
+    for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
+        storage = node.GetStorageNode()
+        if node is volume or storage is None or not Path(path).is_file():
+            continue
+        names = [storage.GetFullNameFromFileName(), *(storage.GetFullNameFromNthFileName(n) for n in range(storage.GetNumberOfFileNames()))]
+        if any(name and Path(name).is_file() and Path(path).samefile(name) for name in names):
+            return node.GetName()
+    return ""

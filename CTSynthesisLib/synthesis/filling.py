@@ -78,7 +78,7 @@ def fill(
         if vessels.any():
             labels.values[vessels] = len(labels.tissue)
             (expected,) = _understood(("lung_vessels",), request)
-            labels = labels.extended([BLOOD], [expected.mean_hu], ["lung_vessels" in (request.hu or {})])
+            labels = labels.extended([BLOOD], [expected.mean_hu], ["lung_vessels" in request.filled_hu])
             sentences.append("The lungs came without vessels; plausible ones were grown.")
     return labels, sentences
 
@@ -112,13 +112,13 @@ def _guessed(labels: Labels, understood, geometry, request: Request) -> Labels:
     for n, kind in enumerate(GUESSES):
         labels.values[guess == kind] = len(labels.tissue) + n
     names = FILLED[: len(GUESSES)]
-    return labels.extended(GUESSES, [u.mean_hu for u in _understood(names, request)], [name in (request.hu or {}) for name in names])
+    return labels.extended(GUESSES, [u.mean_hu for u in _understood(names, request)], [name in request.filled_hu for name in names])
 
 
 def _understood(names, request: Request) -> tuple[Understood, ...]:
     """What the engine's own ``names`` mean under the request."""
-    own = {key: value for key, value in (request.hu or {}).items() if key in FILLED}
-    return understand([Segment(n + 1, name) for n, name in enumerate(names)], phase=request.phase, hu=own, elsewhere=FILLED)
+    segments = [Segment(n + 1, name) for n, name in enumerate(names)]
+    return understand(segments, phase=request.phase, hu=request.filled_hu, elsewhere=FILLED)
 
 
 def hounsfield_of(wanted: list[Structure], request: Request) -> list[tuple[float, bool]]:
@@ -127,7 +127,7 @@ def hounsfield_of(wanted: list[Structure], request: Request) -> list[tuple[float
     The request knows a few tissues by name (:data:`FILLED`): set by the user, or read from a scan. Fat, bone and lungs take that value.
     Organs are moved by as much as muscle. What holds blood gets its share of the contrast found in the blood: a vein less than the aorta.
     """
-    told = request.hu or {}
+    told = request.filled_hu
     contrast = told.get("blood", 0.0) > CONTRAST_HU
     phase = "portal" if contrast and request.phase == "plain" else request.phase
     blood, muscle = structure("blood"), structure("muscle")

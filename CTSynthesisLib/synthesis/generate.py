@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import __version__
-from ..anatomy import Understood, understand
+from ..anatomy import Understood, closeness, understand
 from ..errors import SynthesisFailed, UnusableInput
+from ..files.between import sparse_segments
 from ..modelstore import ModelCard, load_card
 from ..volume import AIR_HU, Geometry, LabelMap, Volume, reorder, resample, restore
 from .memory import check_memory
@@ -96,7 +97,7 @@ def generate(
     surroundings = _surroundings(labelmap, request, reference)
     labels, sentence = _with_outline(labelmap, understood, request, draws_surroundings=card.kind == "habijan2022")
     assumptions += [sentence] if sentence else []
-    assumptions += _outside_training(labelmap)
+    assumptions += [*sparse_segments(labelmap), *_outside_training(labelmap)]
 
     def between(fraction):
         report(0.1 + 0.85 * fraction, "generating")
@@ -191,8 +192,7 @@ def _scan(geometry: Geometry, request: Request):
 
 
 def _is_set(u: Understood, request: Request) -> bool:
-    keys = {key.casefold() for key in request.hu or ()}
-    return u.segment.hu is not None or bool({u.segment.name.casefold(), u.structure.name} & keys)
+    return u.segment.hu is not None or any(closeness(key, u.segment, u.structure, alike=True) is not None for key in request.hu or ())
 
 
 def _with_outline(labelmap: LabelMap, understood, request: Request, draws_surroundings: bool):

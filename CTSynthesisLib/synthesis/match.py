@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from ..anatomy import Tissue, Understood, ancestors, structures, understand
 from ..errors import UnusableInput
 from ..regions import segment_regions
+from ..smoothing import coarse_grid, smoothed
 from ..volume import Geometry, LabelMap, Volume, reorder, resample, to_sitk, without_padding
 from .request import FILLED, Grain, Request
 
@@ -26,6 +27,7 @@ MOST_SLABS = 16
 SMOOTHING = 3.0  # mm, before soft tissue is recognised by its HU
 EVEN_SLOPE = 5.0  # HU/mm after it; steeper is an edge or a vessel
 FEWEST_VOXELS = 8  # of a segment within the scan, and at least a quarter of it
+REGION_MM = 2.0  # the grid on which the tissue regions of the scan are found
 MISSING = -32768  # outside the scan
 THICKNESS_KEYS = ("SliceThickness", "DICOM.SliceThickness", "0018|0050")
 # HU that voxels of a tissue have in nearly every patient and phase: they tell whether the scan shows the anatomy that the segments say
@@ -75,7 +77,7 @@ def match(
         If a HU has to come from the scan's tissue regions and no body is found in it.
     """
     scan = replace(scan, array=without_padding(scan.array))
-    find_regions = cache(lambda: regions or segment_regions(scan))
+    find_regions = cache(lambda: regions or _regions_of(scan))
     hu, sentences = _hounsfield(labelmap, scan, request, names, find_regions)
     try:
         filled = _filled(labelmap, scan, request, names, find_regions)
@@ -212,6 +214,13 @@ def _from_regions(medians: dict[str, float], wanted: dict[str, list[Understood]]
     return hu
 
 
+def _regions_of(scan: Volume) -> LabelMap:
+    """The scan's tissue regions, found on a grid of 2 mm: where only medians are wanted, that is as good and takes half the time."""
+    coarse = coarse_grid(scan.geometry, REGION_MM)
+    found = segment_regions(Volume(resample(scan.array, scan.geometry, coarse, outside=MISSING), coarse))
+    return replace(found, array=resample(found.array, coarse, scan.geometry, labels=True), geometry=scan.geometry)
+
+
 def _region_medians(scan: Volume, regions: LabelMap) -> dict[str, float]:
     """Median HU of each tissue region that holds a millilitre, by structure."""
     inside = {u.structure.name: scan.array[regions.mask(u.segment)] for u in understand(regions.segments)}
@@ -225,7 +234,9 @@ def _filled(labelmap: LabelMap, scan: Volume, request: Request, names, find_regi
     present = np.unique(labelmap.array)
     if request.inside != "anatomy" or (set(present.tolist()) - {0} <= set(specified) and request.outside == "air"):
         return {}
-    taken = {key.casefold() for u in understood for key in (u.segment.name, u.structure.name)}
+    taken = {key.casefold() for u in understood for key in (u.segment.name, u.structure.name)} | set(request.filled_hu)
+    if taken.issuperset(FILLED):
+        return {}
     return {name: hu for name, hu in _region_medians(scan, find_regions()).items() if name in FILLED and name not in taken}
 
 
@@ -312,10 +323,7 @@ def _slab(array, axial: Geometry, first: int, last: int, spacing) -> tuple[np.nd
     margin = math.ceil(2 * SMOOTHING / axial.spacing[2])
     begin, end = max(first - margin, 0), min(last + margin, len(array))
     hu = np.clip(array[begin:end], -1024, 3071).astype(np.float32)
-    smooth = to_sitk(hu, axial.crop((begin, 0, 0), hu.shape))
-    for direction in range(3):
-        if hu.shape[2 - direction] >= 4:  # the recursive filter needs four voxels
-            smooth = sitk.RecursiveGaussian(smooth, SMOOTHING, direction=direction)
+    smooth = smoothed(to_sitk(hu, axial.crop((begin, 0, 0), hu.shape)), SMOOTHING)
     hu, smooth = hu[first - begin : last - begin], sitk.GetArrayFromImage(smooth)[first - begin : last - begin]
     if np.abs(spacing[:2] / axial.spacing[:2] - 1).max() > 0.1:
         source = axial.crop((first, 0, 0), hu.shape)

@@ -6,7 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UnusableInput
-from ..regions import REGIONS, segment_regions
+from ..regions import REGIONS, segment_regions, shown_ml
+from ..smoothing import coarse_grid, smoothed
 from ..volume import Geometry, LabelMap, Volume, distance_mm, resample, to_sitk
 from .nodule_shape import LARGEST_MM, Nodule
 from .nodule_voi import bounds, cut, gaussian, thin
@@ -32,16 +33,16 @@ def lungs_of(volume: Volume) -> np.ndarray:
     UnusableInput
         If the CT shows no lungs.
     """
-    geometry = volume.geometry.with_spacing(np.maximum(volume.geometry.spacing, COARSE_MM))
+    geometry = coarse_grid(volume.geometry, COARSE_MM)
     regions = segment_regions(Volume(resample(volume.array, volume.geometry, geometry, outside=-1024), geometry)).array
     lung = is_lung(regions)
     ml = lung.sum() * geometry.voxel_ml
-    if ml < LEAST_LUNG_ML:
+    if ml < shown_ml(LEAST_LUNG_ML, geometry):
         raise UnusableInput(f"No lungs were found in this CT ({ml:.0f} ml); choose a chest CT, or insist with --anywhere.")
     spacing, reach = geometry.spacing, 1.1 * geometry.spacing.max()
     depth = lung * 1 + (distance_mm(lung, spacing) < reach) + (distance_mm(~lung, spacing) > reach)  # 1 beside it, 2 at its rim, 3 within
     depth = resample(np.where(regions == VALUE["airway"], 0, depth).astype(np.uint8), geometry, volume.geometry, labels=True)
-    even = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(to_sitk(volume.array.astype(np.float32), volume.geometry), 0.8))
+    even = sitk.GetArrayFromImage(smoothed(to_sitk(volume.array.astype(np.float32), volume.geometry), 0.8))
     dense = float(np.clip(np.median(even[depth > 2]) + ABOVE_LUNG, *DENSE_HU)) if (depth > 2).any() else DENSE_HU[0]
     labels = np.where((depth > 0) & (even < dense), VALUE["lungs"], 0).astype(np.uint8)
     labels[(depth > 2) & (even >= dense)] = VALUE["lung_vessels"]
@@ -91,6 +92,7 @@ def random_places(labels: np.ndarray, spacing, nodules: list[Nodule], seed: int)
         for _ in range(TRIES):
             at = candidates[rng.integers(len(candidates))]
             points = np.rint(at + ball * nodule.diameter_mm / 2 / steps).astype(int)
+            points = np.where(labels.shape * steps < nodule.diameter_mm, at, points)  # a few slices show a section
             within = ((points >= 0) & (points < labels.shape)).all(1)
             share = lung[tuple(points[within].T)].sum() / len(points)
             apart = [np.linalg.norm((at - other) * steps) - (nodule.diameter_mm + n.diameter_mm) / 2

@@ -269,19 +269,21 @@ def _check(volume, placed, labels):
     for nodule, at in placed:
         if not all(-0.5 <= a < n - 0.5 for a, n in zip(at, volume.array.shape, strict=True)) or labels is not None:
             check_place(np.zeros(volume.array.shape, np.uint8) if labels is None else labels, volume.geometry.spacing, at)
-        if size.min() < nodule.diameter_mm or min(volume.array.shape) < 3:
+        if sorted(size)[1] < nodule.diameter_mm:  # a few slices show a section of it
             raise UnusableInput(
-                f"The volume is only {size.min():.0f} mm ({min(volume.array.shape)} voxels) wide, too small for a nodule of "
-                f"{nodule.diameter_mm:g} mm; choose a larger volume or a smaller nodule."
+                f"The volume is only {sorted(size)[1]:.0f} mm wide, too small for a nodule of {nodule.diameter_mm:g} mm; "
+                "choose a larger volume or a smaller nodule."
             )
 
 
 def _warnings(nodule: Nodule, geometry: Geometry) -> list[str]:
-    widest = geometry.spacing.max()
+    widest, depth = geometry.spacing.max(), float((np.array(geometry.shape[::-1]) * geometry.spacing).min())
+    size = f"a nodule of {nodule.diameter_mm:g} mm"
+    if depth < nodule.diameter_mm:
+        return [f"The volume is only {depth:.3g} mm deep, so it shows but a section of {size}."]
     if widest <= nodule.diameter_mm / 2:
         return []
     shown = max(1, round(nodule.diameter_mm / widest))
-    size = f"a nodule of {nodule.diameter_mm:g} mm"
     return [f"Slices lie {widest:.3g} mm apart: {size} shows in {shown} of them, blurred by their thickness."]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..anatomy import Understood
+from ..smoothing import coarse_grid, smoothed
 from ..volume import Geometry, LabelMap, reorder, resample, restore, to_sitk
 
 COARSE = 4.0  # mm; the outline is smooth, so it is computed on a coarse grid
@@ -46,14 +47,14 @@ def derive_outline(labelmap: LabelMap, understood: tuple[Understood, ...], *, se
 
 def _widened(inside: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The segments closed over ``BRIDGE`` and widened by ``MARGIN``."""
-    coarse = geometry.with_spacing(np.maximum(geometry.spacing, COARSE))
+    coarse = coarse_grid(geometry, COARSE)
     mask = resample(inside.astype(np.float32), geometry, coarse) > 0.3
     pad = [int(np.ceil((BRIDGE + MARGIN) / s)) + 1 for s in coarse.spacing]
     image = sitk.ConstantPad(to_sitk(mask.astype(np.uint8), coarse), pad, pad, 0)
     bridged = _distance(image) < BRIDGE
     deep = sitk.SignedMaurerDistanceMap(sitk.Not(bridged), squaredDistance=False, useImageSpacing=True)
     outline = sitk.Crop(sitk.Cast(deep > BRIDGE - MARGIN, sitk.sitkFloat32), pad, pad)
-    outline = sitk.SmoothingRecursiveGaussian(outline, 6.0)
+    outline = smoothed(outline, 6.0)
     return resample(sitk.GetArrayFromImage(outline), coarse, geometry) > 0.5
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
-from ..anatomy import PHASES
+from ..anatomy import PHASES, named
 from ..errors import UnusableInput
 
 INSIDE = ("anatomy", "plain")
@@ -39,7 +39,7 @@ class Request:
     seed : int
         Chooses the random texture; the same request gives the same voxels.
     hu : dict
-        Hounsfield value for each segment that the user set, by the segment's name or its structure's.
+        Hounsfield value for each segment that the user set, by its name, its structure's or a group's, as in bones or left ribs.
     phase : str
         Contrast phase: plain, arterial or portal venous.
     noise : float or None
@@ -91,6 +91,11 @@ class Request:
             raise UnusableInput(f"A slice correlation of {self.slice_correlation} is outside the usable range; give a value from 0 to 1.")
         if self.thickness is not None and not 0 < self.thickness <= 20:
             raise UnusableInput(f"A slice thickness of {self.thickness} mm is outside the usable range; give a value up to 20.")
+
+    @property
+    def filled_hu(self) -> dict[str, float]:
+        """HU by name of those among :data:`FILLED` that ``hu`` names."""
+        return {one.name: value for key, value in (self.hu or {}).items() for one in named(key) if one.name in FILLED}
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

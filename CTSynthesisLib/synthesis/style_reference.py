@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..anatomy import Tissue, Understood, ancestors, understand
+from ..anatomy import Tissue, Understood, ancestors, closeness, understand
 from ..errors import UnusableInput
 from ..regions import segment_regions
 from ..volume import AIR_HU, Geometry, LabelMap, Volume, reorder, resample, resample_labels
@@ -166,36 +166,31 @@ def choose(understood: Iterable[Understood], reference: Reference, style: Style)
     UnusableInput
         If a structure that was asked for is not in the content or not in the reference.
     """
-    understood = tuple(understood)
-    by_name = {u.segment.name.casefold(): u for u in understood}
-    asked = [*style.structures, *(style.strengths or {})]
-    for name in asked:
-        if name.casefold() not in by_name and not any(_is(u, name) for u in understood):
-            raise UnusableInput(f"The content has no structure '{name}'; it has {_listed(u.segment.name for u in understood)}.")
+    understood, strengths = tuple(understood), style.strengths or {}
+    asked = [*style.structures, *strengths]
+    meant = {name: [u for u in understood if closeness(name, u.segment, u.structure) is not None] for name in asked}
+    if missing := [name for name, members in meant.items() if not members]:
+        raise UnusableInput(f"The content has no structure '{missing[0]}'; it has {_listed(u.segment.name for u in understood)}.")
     chosen, without = [], []
     for u in understood:
-        wanted = any(_is(u, name) for name in style.structures)
-        if style.structures and not wanted:
+        if style.structures and not any(u in meant[name] for name in style.structures):
             continue
         values = () if u.structure.tissue in NO_STYLE else counterpart(u, reference.understood)
         if not values:
-            if wanted:
-                exist = _listed(v.segment.name for v in reference.understood)
-                raise UnusableInput(f"The style scan {reference.name} shows no {u.segment.name}; it has {exist}.")
             without.append(u.segment.name)
             continue
-        own = [value for name, value in (style.strengths or {}).items() if _is(u, name)]
-        chosen.append(Chosen(u, values, own[0] if own else style.strength))
+        _, own = max(((closeness(name, u.segment, u.structure), value) for name, value in strengths.items() if u in meant[name]),
+                     key=lambda one: one[0], default=(None, style.strength))  # fmt: skip
+        chosen.append(Chosen(u, values, own))
+    for name in style.structures:
+        if not any(one.item in meant[name] for one in chosen):
+            exist = _listed(v.segment.name for v in reference.understood)
+            raise UnusableInput(f"The style scan {reference.name} shows no {name}; it has {exist}.")
     if not chosen:
         raise UnusableInput(f"The style scan {reference.name} shows none of the content's structures; it has "
                             f"{_listed(v.segment.name for v in reference.understood)}.")  # fmt: skip
     sentences = (f"The style scan shows no {_listed(without)}, so these keep the content's look.",) if without else ()
     return tuple(chosen), sentences
-
-
-def _is(u: Understood, name: str) -> bool:
-    line = {u.segment.name.casefold(), u.structure.name, *(a.name for a in ancestors(u.structure))}
-    return name.casefold() in line
 
 
 def counterpart(u: Understood, reference: Iterable[Understood]) -> tuple[int, ...]:

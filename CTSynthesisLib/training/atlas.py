@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import SynthesisFailed, UnusableInput
+from ..smoothing import smoothed
 from ..synthesis.lung_vessels import grow_vessels
 from ..volume import Geometry, LabelMap, Segment
 from . import atlas_organs as organs
@@ -189,7 +190,7 @@ def _displacement(rng, deform, shape, spacing, origin):
     for wavelength, strength in ((120.0, 1.0), (50.0, 0.33)):
         for axis in range(3):
             noise = sitk.GetImageFromArray(rng.normal(size=size[::-1]))
-            noise = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(noise, wavelength / step / 4))
+            noise = sitk.GetArrayFromImage(smoothed(noise, wavelength / step / 4))
             field[..., axis] += strength * deform * noise / noise.std()
     image = sitk.GetImageFromArray(field, isVector=True)
     image.SetSpacing([step] * 3)
@@ -224,7 +225,7 @@ def _fields(average, displacement, shape, spacing, origin):
             image = _like(array.astype(np.float32), image)
         else:
             image = (image + _mirrored(image)) / 2
-        image = sitk.Cast(sitk.SmoothingRecursiveGaussian(image, sigma), sitk.sitkFloat32)
+        image = sitk.Cast(smoothed(image, sigma), sitk.sitkFloat32)
         beyond = 30.0 if name in ("body", "lung") else 0.0
         fields[name] = sitk.GetArrayFromImage(sitk.Resample(image, grid, transform, sitk.sitkBSpline, beyond, sitk.sitkFloat32))
     return fields

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UnusableInput
+from ..smoothing import smoothed
 
 SPACING = 3.0
 """Grid of the averages in mm: coarser than a rib, finer than an organ's border needs (they are averaged as smooth fields)."""
@@ -121,7 +122,7 @@ def _scan(path):
     """A scan at the atlas's spacing, with the center and extent of its lungs (x, y, z) in LPS mm."""
     ct = sitk.ReadImage(str(path), sitk.sitkFloat32)
     sigma = [max(0.45 * np.sqrt(max(SPACING**2 - s**2, 0)), 1e-3) for s in ct.GetSpacing()]
-    ct = sitk.SmoothingRecursiveGaussian(ct, sigma)
+    ct = smoothed(ct, sigma)
     size = [int(np.ceil(n * s / SPACING)) for n, s in zip(ct.GetSize(), ct.GetSpacing(), strict=True)]
     ct = sitk.Resample(ct, size, sitk.Transform(), sitk.sitkLinear, ct.GetOrigin(), [SPACING] * 3, ct.GetDirection(), -1024.0)
     _, lung = _body_and_lungs(ct)
@@ -177,14 +178,14 @@ def _to_unit_contrast(ct):
     values = np.interp(sitk.GetArrayFromImage(ct), (-1000, -200, -100, -50, 60, 120, 500), (0.5, 0.8, 0.8, 0.9, 1.2, 1.3, 2.0))
     values[sitk.GetArrayViewFromImage(lung) > 0] = 0.4
     values[sitk.GetArrayViewFromImage(body) == 0] = 0.0
-    return sitk.SmoothingRecursiveGaussian(_on_grid(sitk.GetImageFromArray(values.astype(np.float32))), 0.7 * SPACING)
+    return smoothed(_on_grid(sitk.GetImageFromArray(values.astype(np.float32))), 0.7 * SPACING)
 
 
 def _demons(fixed, moving):
     """Displacement field (mm) that brings ``moving`` onto ``fixed``, first at half the resolution."""
     field = None
     for shrink, iterations in ((4, 80), (2, 60), (1, 25)):
-        a, b = (sitk.Shrink(sitk.SmoothingRecursiveGaussian(image, shrink * SPACING / 3), [shrink] * 3) for image in (fixed, moving))
+        a, b = (sitk.Shrink(smoothed(image, shrink * SPACING / 3), [shrink] * 3) for image in (fixed, moving))
         demons = sitk.DiffeomorphicDemonsRegistrationFilter()
         demons.SetNumberOfIterations(iterations)
         demons.SetSmoothDisplacementField(True)

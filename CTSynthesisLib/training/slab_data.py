@@ -19,6 +19,7 @@ from ..anatomy import understand
 from ..errors import UnusableInput
 from ..files import read_segmentation, read_volume
 from ..regions import REGIONS, segment_regions
+from ..smoothing import smoothed
 from ..synthesis.condition import AIR, BLOOD, BODY, BODY_HU, BONE, CLASS_OF_TISSUE, FAT, GAS, LUNG, SOFT, Scan, planes
 from ..synthesis.hu_map import HUMap
 from ..synthesis.noise import CELL, lattice_noise
@@ -105,7 +106,7 @@ def _prepare(folder: Path, kept: Path):
     axial = volume.geometry.reordered(axes, flips)
     hu = np.where(values == 0, np.int16(OUTSIDE_HU), np.maximum(array, np.int16(OUTSIDE_HU) - 24))  # the couch is not learned
     image = to_sitk(hu.astype(np.float32), axial)
-    smooth = np.rint(sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 3.0))).astype(np.int16)
+    smooth = np.rint(sitk.GetArrayFromImage(smoothed(image, 3.0))).astype(np.int16)
     part = kept.with_name(kept.name + ".part.npz")
     classes = np.array(sorted(tissue.items()))
     np.savez(part, hu=hu.astype(np.int16), smooth=smooth, values=values, tissue=classes, spacing=axial.spacing)

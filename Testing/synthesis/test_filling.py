@@ -115,7 +115,7 @@ def test_filled_organs_follow_what_a_scan_showed():
     """Bone takes the value; organs move with muscle; a vein gets less of the contrast in the blood than the aorta."""
     names = ("vertebrae_T5", "liver", "muscle", "aorta", "inferior_vena_cava", "trachea")
     wanted = [structure(name) for name in names]
-    levels = dict(zip(names, hounsfield_of(wanted, Request(hu={"bone": 300.0, "soft_tissue": 65.0, "blood": 180.0})), strict=True))
+    levels = dict(zip(names, hounsfield_of(wanted, Request(hu={"bones": 300.0, "Soft tissue": 65.0, "blood": 180.0})), strict=True))
     assert levels["vertebrae_T5"] == (300.0, True) and levels["muscle"] == (65.0, True)
     assert levels["liver"][0] - levels["muscle"][0] == pytest.approx(structure("liver").mean("portal") - structure("muscle").mean("portal"))
     assert levels["liver"][0] > levels["muscle"][0]

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 
 from CTSynthesisLib.anatomy import structure, understand
 from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.regions import segment_regions
 from CTSynthesisLib.synthesis.match import match
 from CTSynthesisLib.synthesis.request import Request
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume, resample
@@ -60,6 +61,32 @@ def test_tissues_that_will_be_filled_in_get_the_scan_s_values(a_patient, its_sca
     assert {name: request.hu[name] for name in MATCHED} == pytest.approx({name: VALUES[name] for name in MATCHED}, abs=2)
     own = matched(a_patient, its_scan, inside="anatomy", hu={"soft_tissue": 60.0})
     assert own.hu["soft_tissue"] == 60.0
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """The grids on which tissue regions were looked for."""
+    grids = []
+
+    def look(volume):
+        grids.append(volume.geometry.spacing.tolist())
+        return segment_regions(volume)
+
+    monkeypatch.setattr("CTSynthesisLib.synthesis.match.segment_regions", look)
+    return grids
+
+
+def test_regions_are_looked_for_once_and_on_a_coarse_grid(a_patient, searched):
+    fine = thorax((24, 280, 320), (1.0, 1.0, 4.0))
+    away = LabelMap(a_patient.array, a_patient.geometry.transformed(np.diag([1.0, 1, -1, 1])), a_patient.segments)
+    request = matched(away, Volume(hounsfield(fine, VALUES, noise=NOISE), fine.geometry), inside="anatomy")
+    assert len(searched) == 1 and min(searched[0]) >= 2
+    assert request.hu["lung_left"] == pytest.approx(-800, abs=12) and request.hu["soft_tissue"] == pytest.approx(35, abs=5)
+
+
+def test_regions_are_not_looked_for_where_every_tissue_is_told(a_patient, its_scan, searched):
+    own = {"gas in the bowel": -900, "lung": -800, "fat": -90, "soft tissue": 50, "blood": 150, "bones": 400, "lung vessels": 20}
+    assert matched(a_patient, its_scan, inside="anatomy", hu=own).hu["bones"] == 400 and not searched
 
 
 def test_the_request_stays_text(a_patient, its_scan):

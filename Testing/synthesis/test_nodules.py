@@ -154,9 +154,9 @@ def test_places_that_cannot_be_used_are_refused(a_chest, models):
     assert inject(volume, [(Nodule(), middle)], None, injector=models["injector"]).segmentation.array.any()
     with pytest.raises(UnusableInput, match="outside the volume"):
         inject(volume, [(Nodule(), (0, 500, 3))], None, injector=models["injector"])
-    thin = Volume(volume.array[:4], Geometry.from_spacing((4, *labels.shape[1:]), (2, 2, 3)))
+    narrow = Volume(volume.array[:4, 30:36], Geometry.from_spacing((4, 6, labels.shape[2]), (2, 2, 3)))
     with pytest.raises(UnusableInput, match="12 mm .* too small"):
-        inject(thin, [(Nodule(20.0), (2, 40, 70))], None, injector=models["injector"])
+        inject(narrow, [(Nodule(20.0), (2, 3, 70))], None, injector=models["injector"])
     with pytest.raises(UnusableInput, match="wide; nodules up to 60 mm"):
         erase(volume, [labels > 0], labels, eraser=models["eraser"])
 
@@ -165,6 +165,14 @@ def test_thick_slices_are_told(a_chest, models):
     volume, labels = a_chest
     made = inject(volume, [(Nodule(4.0), in_the_lung(labels))], labels, injector=models["injector"])
     assert any("3 mm apart" in note for note in made.notes)
+
+
+def test_a_few_slices_show_a_section_and_say_so(a_chest, models):
+    volume, labels = a_chest
+    k, j, i = map(int, in_the_lung(labels))
+    thin = Volume(volume.array[k - 1 : k + 2], Geometry.from_spacing((3, *labels.shape[1:]), (2.6, 2.6, 3)))
+    made = inject(thin, [(Nodule(12.0), (1, j, i))], labels[k - 1 : k + 2], injector=models["injector"])
+    assert made.segmentation.array.any((1, 2)).all() and any("9 mm deep" in note for note in made.notes)
 
 
 def test_a_ct_without_lungs_is_refused():

@@ -339,3 +339,32 @@ def test_a_style_scan_that_is_not_ct_is_refused(content, change):
 def test_strengths_and_steps_out_of_range_are_refused(values):
     with pytest.raises(UnusableInput, match="0-1|0 to 10000"):
         Style(**values)
+
+
+def _named_as(labelmap, names):
+    return _understood(replace(labelmap, segments=tuple(replace(s, name=names.get(s.name, s.name), code=None) for s in labelmap.segments)))
+
+
+def test_groups_and_parents_select_their_members(content, reference):
+    understood = _named_as(content[1], {"lung_left": "Lung L", "lung_right": "Lung R", "vertebrae": "vertebrae_T8"})
+
+    def styled(*structures, **strengths):
+        chosen, _ = choose(understood, reference, Style(structures, strengths=strengths or None))
+        return {one.item.segment.name: one.strength for one in chosen}
+
+    assert styled("lung") == styled("Lungs") == {"Lung L": 1.0, "Lung R": 1.0} and styled("right lung") == {"Lung R": 1.0}
+    assert styled("bones") == styled("vertebrae") == styled("vertebra") == {"vertebrae_T8": 1.0}
+    strengths = styled(**{"Lung R": 0.9, "lung": 0.5, "left lung": 0.2, "bones": 0.3})
+    assert strengths == {"Lung L": 0.2, "Lung R": 0.9, "heart": 1.0, "aorta": 1.0, "vertebrae_T8": 0.3}
+    with pytest.raises(UnusableInput, match="no structure 'kidneys'; it has .*Lung L"):
+        styled("kidneys")
+
+
+def test_a_group_of_which_the_reference_shows_but_some_is_styled_as_far_as_it_goes(content):
+    scan, labelmap = phantom(NEW, 30.0)
+    ref = reference_of(scan, "the reference", replace(labelmap, array=np.where(np.isin(labelmap.array, (2, 3)), labelmap.array, 0)))
+    understood = _named_as(content[1], {"lung_left": "lung_upper_lobe_left", "aorta": "lung_tumor", "heart": "liver"})
+    chosen, sentences = choose(understood, ref, Style(("lung",)))
+    assert [one.item.segment.name for one in chosen] == ["lung_upper_lobe_left", "lung_right"] and "lung_tumor" in sentences[0]
+    with pytest.raises(UnusableInput, match="shows no liver"):
+        choose(understood, ref, Style(("lung", "liver")))
