@@ -20,7 +20,7 @@ from ..regions import REGIONS
 from ..synthesis.completion import CELL_MM, FINE_MM, GUESSES, inputs, padded
 from ..synthesis.condition import AIR, BLOOD, BODY, BODY_HU, BONE, CLASS_OF_TISSUE, FAT, GAS, LUNG, SOFT
 from .kept import Kept, copied, follow, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 from .slab_data import FIRST_ORGAN, Case, load_cases
 
 CONTRAST_ML = 20.0  # of blood told apart by its brightness: the scan has contrast medium
@@ -156,8 +156,7 @@ def train(data, out, *, recipe: CompletionRecipe | None = None, iterations=None,
     recipe = recipe or CompletionRecipe()
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     torch.manual_seed(recipe.seed)
     cases = load_cases(data, Path(out) / "cases", leave_out=leave_out)
     model = Completion(recipe, device)
