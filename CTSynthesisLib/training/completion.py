@@ -6,6 +6,7 @@ cross-entropy, so that its probabilities can be drawn from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Completion(Kept):
     def step(self, batch) -> dict[str, float]:
         x, target, weight = (batch[name].to(self.device) for name in ("inputs", "target", "weight"))
         for group in self.optimizer.param_groups:  # falls to a tenth by the recipe's end
-            group["lr"] = self.recipe.rate * max(0.1, 0.5 + 0.5 * np.cos(np.pi * min(1.0, self.iteration / self.recipe.iterations)))
+            group["lr"] = self.recipe.rate * max(0.1, 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.iteration / self.recipe.iterations)))
         logits = self.network(x)  # in float32: in bfloat16 its gradient was once not finite within 60 iterations, and no faster
         entropy = -(target * F.log_softmax(logits, dim=1)).sum(1)
         loss = (weight * entropy).sum() / weight.sum().clamp(min=1)

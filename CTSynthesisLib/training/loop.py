@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -235,11 +236,11 @@ def _begin(model: Model, out: Path, resume: bool) -> dict[str, Any]:
             (out / LOG).unlink()
         return {"iteration": 0, "seconds": 0.0, "sums": {}, "steps": 0}
     latest = _latest(out)
-    kept = torch.load(latest / "rest.pt", weights_only=True, map_location="cpu")
     try:
+        kept = torch.load(latest / "rest.pt", weights_only=True, map_location="cpu")
         model.load_state(load_file(latest / "weights.safetensors"), kept["rest"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UnusableInput(f"{out} holds another kind of training; resume that one, or choose another folder.") from error
+    except (KeyError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise UnusableInput(f"{out} holds another kind of training, or another version's; choose another folder.") from error
     torch.set_rng_state(kept["rng"])
     progress = {"sums": {}, "steps": 0, **json.loads((latest / "progress.json").read_text(encoding="utf-8"))}
     lines = (out / LOG).read_text(encoding="utf-8").splitlines() if (out / LOG).exists() else []
