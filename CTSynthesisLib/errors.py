@@ -1,4 +1,6 @@
-"""The two ways a request can fail; every message is one sentence that says what is wrong and what to do. And what was assumed."""
+"""The ways a request can end early; every message is one sentence that says what is wrong and what to do. And what was assumed."""
+
+import signal
 
 
 class UnusableInput(ValueError):
@@ -7,6 +9,14 @@ class UnusableInput(ValueError):
 
 class SynthesisFailed(RuntimeError):
     """The input was fine, but the work could not be finished (command line: exit code 1)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user broke off, by the signal ``number``; the message says what is kept (command line: exit code 128 + ``number``)."""
+
+    def __init__(self, sentence: str, number: int = signal.SIGINT):
+        super().__init__(sentence)
+        self.number = int(number)
 
 
 class Assumption(UserWarning):

@@ -1,6 +1,7 @@
 """The command line: one file a command, the same words as the Python functions and the panel.
 
-Exit code 0 on success, 2 for input that cannot be used, 1 for the rest; then one sentence on stderr says what is wrong and what to do.
+Exit code 0 on success, 2 for input that cannot be used, 130 when interrupted (143 by SIGTERM), 1 for the rest; then one sentence on stderr
+says what is wrong and what to do.
 Results go to stdout; notes on what was assumed go to stderr, one sentence a line.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from signal import SIGINT
 
 from .. import __version__
-from ..errors import Assumption, SynthesisFailed, UnusableInput
+from ..errors import Assumption, Interrupted, SynthesisFailed, UnusableInput
 from ..synthesis.memory import prepare_process
 from . import benchmark, demo, evaluate, generate, models, nodule, perturb, segment, structures, style, train, volume
 
@@ -31,6 +33,7 @@ def main(argv=None) -> int:
         with warnings.catch_warnings():
             if not debug:
                 _quiet_libraries()
+            _check_device(getattr(args, "device", "auto"))
             args.run(args)
         return 0
     except BrokenPipeError:  # the reader of stdout, for example `head`, has gone
@@ -42,6 +45,14 @@ def main(argv=None) -> int:
         code, sentence = _explain(error)
         print(f"ctsynthesis: {sentence}", file=sys.stderr)
         return code
+
+
+def _check_device(device: str) -> None:
+    """Say at once, before anything is read or prepared, that a device is not there; what is no device at all, each command refuses."""
+    if device in ("cuda", "mps"):
+        from ..synthesis.mask_cgan import choose_device
+
+        choose_device(device)
 
 
 def note(read, sentences=()) -> None:
@@ -58,8 +69,10 @@ def _explain(error) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, SynthesisFailed):
         return 1, str(error)
+    if isinstance(error, Interrupted):
+        return 128 + error.number, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 1, "Interrupted; nothing was written."
+        return 128 + SIGINT, "Interrupted; nothing was written."
     if isinstance(error, MemoryError):
         return 1, "The memory of this machine does not suffice; close other programs, crop the segmentation or ask for coarser --spacing."
     if isinstance(error, OSError) and error.strerror:

@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from signal import SIGINT
 
-from ..errors import UnusableInput
+from ..errors import Interrupted, UnusableInput
 from ..synthesis.request import DEVICES
 from .outputs import refuse_inputs
 
@@ -59,6 +60,14 @@ def add_arguments(parser):
 
 
 def run(args):
+    try:
+        _run(args)
+    except KeyboardInterrupt as error:
+        kept = "nothing was written" if args.style else f"'{args.output}' keeps what was measured, and the same command goes on from there"
+        raise Interrupted(f"Interrupted; {kept}.", getattr(error, "number", SIGINT)) from None
+
+
+def _run(args):
     from ..evaluation.evaluate import Plan, evaluate
 
     for flag, folder in (("--data", args.data), ("--training", args.training)):

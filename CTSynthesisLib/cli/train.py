@@ -24,9 +24,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from signal import SIGINT
 
-from ..errors import UnusableInput
+from ..errors import Interrupted, UnusableInput
 from ..synthesis.request import DEVICES
+from ..training.interruption import at_once, heard_by
 from .outputs import refuse_inputs
 
 PRESETS = ("default", "completion", "segmenter", "style_encoder", "anatomy", "nodule-injector", "nodule-eraser", "nodule-classifier",
@@ -98,8 +100,21 @@ def run(args):
         train = import_module(f"..training.{args.preset.replace('-', '_')}", __package__).train
         more = {"leave_out": tuple(args.leave_out)} | ({"start": args.start_from} if args.preset in CONTINUED else {})
     length = {"iterations": args.iterations, "minutes": args.minutes}
-    train(Path(args.data), Path(args.output), **length, resume=args.resume, device=args.device, on_log=_say, **more)
+    try:
+        with heard_by(at_once):
+            train(Path(args.data), Path(args.output), **length, resume=args.resume, device=args.device, on_log=_say, **more)
+    except KeyboardInterrupt as error:
+        raise Interrupted(_way_on(args), getattr(error, "number", SIGINT)) from None
     print(f"The training's output is in {args.output}")
+
+
+def _way_on(args) -> str:
+    from ..training.loop import kept_iteration
+
+    if (kept := kept_iteration(args.output)) is None:
+        return f"Interrupted before anything was learned; '{args.output}' keeps what was prepared, and the same command begins again."
+    again = "the same command" if args.resume else "the same command with --resume"
+    return f"Interrupted; '{args.output}' keeps iteration {kept}, and {again} goes on from there."
 
 
 def _krishna(args) -> dict:

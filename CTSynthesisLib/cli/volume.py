@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..errors import UnusableInput
+from ..errors import Interrupted, UnusableInput
 from .progress import add_progress_flag, progress_of
 
 FORMATS = ("nrrd", "nifti", "dicom")
@@ -47,7 +47,11 @@ def run(args):
     )  # fmt: skip
     cohort = Cohort(request, Path(args.output), args.format, args.with_segmentation)
     progress = progress_of(args)
-    made, kept = make(
-        cohort, args.number, resume=args.resume, progress=progress, say=lambda sentence: print(f"note: {sentence}", file=sys.stderr)
-    )
+    try:
+        made, kept = make(
+            cohort, args.number, resume=args.resume, progress=progress, say=lambda sentence: print(f"note: {sentence}", file=sys.stderr)
+        )
+    except KeyboardInterrupt:
+        again = "the same command" if args.resume else "the same command with --resume"
+        raise Interrupted(f"Interrupted; '{args.output}' keeps the volumes that were made, and {again} goes on from there.") from None
     print(f"{args.output}: {made} volumes made" + (f", {kept} were there already" if kept else "") + "; manifest.json lists them")

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..errors import UnusableInput
+from ..training.loop import training_device
 from ..training.nodule_classifier import SIZES_MM, NoduleClassifierRecipe, fit, probabilities, trained_weights
 from ..training.nodule_hands import Hands, networks
 from ..training.nodule_samples import MADE, Chest, Sample, Sampling, cut, load_chests, marked_samples, nodules_of, plan
@@ -85,7 +85,7 @@ def run_experiment(plan_: NodulePlan, hands: Hands | None = None, report: Callab
         If no person with lungs is left to train or to measure on.
     """
     started = time.monotonic()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if plan_.device == "auto" else plan_.device
+    device = training_device(plan_.device)
     notes: list[str] = []
 
     def note(line):

@@ -20,7 +20,7 @@ from ..synthesis.anatomy_frame import CELLS, TISSUES, drawn_shares
 from . import ct_sgan_losses
 from .anatomy_data import Chests, Variation, load_persons
 from .kept import Kept, copied, follow, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 
 PRIOR = 40  # batches whose persons tell how the patient noise lies
 
@@ -174,11 +174,10 @@ def train(
     leave_out : tuple of str
         Cases not to train on.
     """
-    from ..synthesis.mask_cgan import choose_device
-
+    device = ready(out, resume, device, mps=True)
     out.mkdir(parents=True, exist_ok=True)
     persons = load_persons(data, out / "cases", leave_out=leave_out)
-    model = Anatomy(recipe, choose_device(device))
+    model = Anatomy(recipe, device)
     last = recipe.iterations if iterations is None and minutes is None else iterations
     batches = Chests(
         persons, recipe.variation, slab=recipe.slab, batch=recipe.batch, drawn=recipe.drawn, alone=recipe.alone, seed=recipe.seed

@@ -6,6 +6,7 @@ cross-entropy, so that its probabilities can be drawn from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..regions import REGIONS
 from ..synthesis.completion import CELL_MM, FINE_MM, GUESSES, inputs, padded
 from ..synthesis.condition import AIR, BLOOD, BODY, BODY_HU, BONE, CLASS_OF_TISSUE, FAT, GAS, LUNG, SOFT
 from .kept import Kept, copied, follow, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 from .slab_data import FIRST_ORGAN, Case, load_cases
 
 CONTRAST_ML = 20.0  # of blood told apart by its brightness: the scan has contrast medium
@@ -57,7 +58,7 @@ class Completion(Kept):
     def step(self, batch) -> dict[str, float]:
         x, target, weight = (batch[name].to(self.device) for name in ("inputs", "target", "weight"))
         for group in self.optimizer.param_groups:  # falls to a tenth by the recipe's end
-            group["lr"] = self.recipe.rate * max(0.1, 0.5 + 0.5 * np.cos(np.pi * min(1.0, self.iteration / self.recipe.iterations)))
+            group["lr"] = self.recipe.rate * max(0.1, 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.iteration / self.recipe.iterations)))
         logits = self.network(x)  # in float32: in bfloat16 its gradient was once not finite within 60 iterations, and no faster
         entropy = -(target * F.log_softmax(logits, dim=1)).sum(1)
         loss = (weight * entropy).sum() / weight.sum().clamp(min=1)
@@ -156,8 +157,7 @@ def train(data, out, *, recipe: CompletionRecipe | None = None, iterations=None,
     recipe = recipe or CompletionRecipe()
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     torch.manual_seed(recipe.seed)
     cases = load_cases(data, Path(out) / "cases", leave_out=leave_out)
     model = Completion(recipe, device)

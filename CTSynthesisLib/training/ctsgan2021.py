@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import modelstore
 from ..networks.ct_sgan import CTSGAN, CTSGANConfig, SlabCritic, SliceCritic, pile, position_of
-from ..synthesis.mask_cgan import choose_device, compute_dtype
+from ..synthesis.mask_cgan import compute_dtype
 from . import ct_sgan_losses, loop
 from .chest_volumes import HU_RANGE, Augmentation, Slabs, load_cubes, to_hounsfield
 from .kept import Kept
@@ -149,10 +149,8 @@ def train(
     from .pictures import draw_loss_curves
 
     out = Path(out)
-    if not resume:
-        loop.refuse_to_overwrite(out)
+    device = loop.ready(out, resume, device, mps=True)
     cubes = load_cubes(data, out / "cases", preset.network.image_size, leave_out=leave_out)
-    device = choose_device(device)
     model = CTSGANTraining(preset, device, compute_dtype(device))
     last = preset.iterations if iterations is None and minutes is None else iterations
     batches = Slabs(cubes, preset.augmentation, slab=preset.slab, batch=preset.batch, seed=preset.seed)

@@ -13,7 +13,7 @@ from ..modelstore import load_weights as load_weights_of
 from ..networks.slab_unet import SlabUNetConfig
 from ..synthesis.hu_map import HUMap
 from .kept import copied, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 from .slab_data import Sampling, SlabSampler, load_cases
 from .slab_gan import SlabGAN, SlabGANConfig
 
@@ -40,8 +40,7 @@ def train(data, out, *, recipe: DefaultRecipe | None = None, iterations=None, mi
     recipe = recipe or DefaultRecipe()
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     torch.manual_seed(recipe.seed)
     cases = load_cases(data, Path(out) / "cases", leave_out=leave_out)
     batches = SlabSampler(cases, recipe.sampling, recipe.hu_map, batch=recipe.batch, seed=recipe.seed)

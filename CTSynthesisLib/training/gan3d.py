@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .. import modelstore
 from ..networks.ct_sgan import GAN3DConfig, VolumeCritic, VolumeGenerator
-from ..synthesis.mask_cgan import choose_device, compute_dtype
+from ..synthesis.mask_cgan import compute_dtype
 from . import ct_sgan_losses, loop
 from .chest_volumes import HU_RANGE, Augmentation, Volumes, load_cubes, to_hounsfield
 from .ctsgan2021 import initialise
@@ -87,10 +87,8 @@ def train(
 ) -> Path:  # fmt: skip
     """Train on the whole chests under ``data``; ``out`` gets log, checkpoint, ``gan3d.safetensors``, its card and ``strip.png``."""
     out = Path(out)
-    if not resume:
-        loop.refuse_to_overwrite(out)
+    device = loop.ready(out, resume, device, mps=True)
     cubes = load_cubes(data, out / "cases", preset.cube, leave_out=leave_out)
-    device = choose_device(device)
     model = GAN3DTraining(preset, device, compute_dtype(device))
     last = preset.iterations if iterations is None and minutes is None else iterations
     batches = Volumes(cubes, preset.augmentation, size=preset.network.size, batch=preset.batch, seed=preset.seed)

@@ -14,7 +14,7 @@ from ..files import read_segmentation
 from ..networks.mask_unet import MaskUNet, MaskUNetConfig
 from ..networks.patch_critic import PatchCritic, PatchCriticConfig
 from ..synthesis.habijan import frame, generate_slices, one_hot, to_hounsfield
-from ..synthesis.mask_cgan import choose_device, compute_dtype
+from ..synthesis.mask_cgan import compute_dtype
 from . import loop, losses
 from .datasets import SlicePairs, axial_labels, structures_of
 from .kept import Kept
@@ -155,9 +155,7 @@ def train(
         The folder ``out``.
     """
     out = Path(out)
-    if not resume:
-        loop.refuse_to_overwrite(out)
-    device = choose_device(device)
+    device = loop.ready(out, resume, device, mps=True)
     preset = replace(preset, seed=seed)
     structures = structures_of(structure)
     pairs = SlicePairs(data, structures, image_size=preset.image_size, hu_range=preset.hu_range, seed=preset.seed)

@@ -134,10 +134,7 @@ def train(data, out, *, leave_out: tuple[str, ...] = (), preset: Jin2018 | None 
     surroundings), and ``jin2018_injector.safetensors`` with its card, which ``ctsynthesis nodule inject --model`` takes.
     """
     preset, out = preset or Jin2018(), Path(out)
-    if not resume:
-        loop.refuse_to_overwrite(out)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = loop.ready(out, resume, device)
     lungs = load_lungs(data, out / "cases", leave_out=leave_out)
     model, sampler = Jin2018Training(preset, device), Nodules(lungs, preset)
     last = preset.iterations if iterations is None and minutes is None else iterations

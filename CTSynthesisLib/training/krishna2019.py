@@ -18,7 +18,7 @@ from ..networks.style_generator import StyleGenerator, StyleGeneratorConfig
 from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
 from ..synthesis.habijan import frame, to_hounsfield, to_unit
 from ..synthesis.krishna import generate_slices, grey_values, noise_code, segment_values, to_network
-from ..synthesis.mask_cgan import choose_device, compute_dtype
+from ..synthesis.mask_cgan import compute_dtype
 from ..synthesis.style_features import StyleFeatures, load_features
 from ..volume import reorder
 from . import loop, style_losses
@@ -217,9 +217,7 @@ def train(
         The folder ``out``.
     """
     out = Path(out)
-    if not resume:
-        loop.refuse_to_overwrite(out)
-    device = choose_device(device)
+    device = loop.ready(out, resume, device, mps=True)
     features = load_features(imagenet)
     image = read_style(style, style_segmentation, image_size=preset.image_size)
     slices = StyleSlices(data, out / "cases", image_size=preset.image_size, per_case=preset.slices_per_case, seed=preset.seed)

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from ..errors import UnusableInput
+from ..files.beside import written_beside
 from ..modelstore import ModelCard, load_card, save_model
 from ..modelstore import load_weights as load_weights_of
 from ..networks.squeezenet3d import SMALLEST, SqueezeNet3D, SqueezeNet3DConfig
 from ..synthesis.nodule_shape import SOLID_HU
-from .loop import load_weights, run
+from .loop import load_weights, ready, refuse_to_overwrite, run
 from .nodule_hands import networks
 from .nodule_samples import HU_RANGE, MADE, Sampling, cut, load_chests, plan
 from .nodule_scans import find_scans
@@ -130,6 +131,9 @@ def fit(voxels, labels, out: Path, recipe: NoduleClassifierRecipe, *, iterations
     looked at every 20 iterations, are taken; without, the last ones.
     """
     model, least = Classifier(recipe, device, start), [np.inf]
+    if not resume:
+        refuse_to_overwrite(out)
+        (out / BEST).unlink(missing_ok=True)  # of a training that left no checkpoint
     if resume and validation and (out / BEST).exists():
         least[0] = _loss(_network(recipe, load_file(out / BEST), device), *validation)
 
@@ -140,7 +144,8 @@ def fit(voxels, labels, out: Path, recipe: NoduleClassifierRecipe, *, iterations
             if loss < least[0]:
                 least[0] = loss
                 weights = {n: tensor.cpu().clone(memory_format=torch.contiguous_format) for n, tensor in model.state()[0].items()}
-                save_file(weights, out / BEST)
+                with written_beside(out / BEST) as part:
+                    save_file(weights, part)
         if on_log:
             on_log(iteration, figures)
 
@@ -182,8 +187,7 @@ def train(data, out, *, recipe: NoduleClassifierRecipe | None = None, iterations
     recipe, out = recipe or NoduleClassifierRecipe(), Path(out)
     if recipe.sampling.voxels < SMALLEST:
         raise UnusableInput(f"Samples of {recipe.sampling.voxels} voxels a side are too small for the network; take at least {SMALLEST}.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     weights = None
     if start:
         card = load_card(start)

@@ -17,7 +17,7 @@ from ..modelstore import ModelCard, save_model
 from ..networks.nodule_unet import NoduleCritic, NoduleUNet, NoduleUNetConfig
 from ..synthesis.nodule_voi import painted
 from .kept import Kept, copied, follow, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 from .nodule_data import NoduleSampler, NoduleSampling, load_lungs
 
 
@@ -147,8 +147,7 @@ def train(data, out, *, erase: bool, recipe: NoduleRecipe | None = None, iterati
     recipe = replace(recipe, erase=erase, network=network, iterations=iterations or recipe.iterations)
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     torch.manual_seed(recipe.seed)
     lungs = load_lungs(data, Path(out) / "cases", leave_out=leave_out)
     model = NoduleGAN(recipe, device)

@@ -223,6 +223,7 @@ def cut(samples: Sequence[Sample], chests: Sequence[Chest], sampling: Sampling, 
         return np.load(file, mmap_mode="r"), labels
     scans = {chest.scan.name: chest.scan for chest in chests}
     file.parent.mkdir(parents=True, exist_ok=True)
+    noted.unlink(missing_ok=True)  # it would speak of other samples, were this broken off
     with written_beside(file) as part:
         array = np.lib.format.open_memmap(part, "w+", np.int16, (len(samples), *(sampling.voxels,) * 3))
         for name in dict.fromkeys(sample.scan for sample in samples):
@@ -237,7 +238,8 @@ def cut(samples: Sequence[Sample], chests: Sequence[Chest], sampling: Sampling, 
                         report(f"note: a sample of {name} is left out: {error}")
         array.flush()
         del array
-    noted.write_text(json.dumps(key | {"refused": np.flatnonzero(labels < 0).tolist()}), encoding="utf-8")
+    with written_beside(noted) as part:
+        part.write_text(json.dumps(key | {"refused": np.flatnonzero(labels < 0).tolist()}), encoding="utf-8")
     return np.load(file, mmap_mode="r"), labels
 
 

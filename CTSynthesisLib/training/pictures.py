@@ -68,8 +68,11 @@ def draw_strip(labels: torch.Tensor, columns: dict[str, torch.Tensor], path: Pat
 
 
 def _draw(charts, columns, path, limits=None):
+    """Charts side by side; none of a log that has no line yet."""
     from PIL import Image
 
+    if not columns["iteration"]:
+        return
     sheet = Image.new("RGB", (SIZE[0] * len(charts), SIZE[1]), "white")
     for n, (title, name) in enumerate(charts):
         sheet.paste(_chart(title, columns["iteration"], columns[name], limits), (n * SIZE[0], 0))
@@ -84,8 +87,7 @@ def _chart(title: str, iterations, values, limits):
     left, top, right, bottom = SCALE * 64, SCALE * 40, width - SCALE * 24, height - SCALE * 48
     image = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(image)
-    # the first few iterations of a GAN are far outside the rest: a percentile keeps the curve readable
-    low, high = limits or (0.0, float(np.percentile(values, 99.5)) * 1.05 or 1.0)
+    low, high = limits or _limits(values)
     first, last = iterations[0], max(iterations[-1], iterations[0] + 1)
 
     def place(iteration, value):
@@ -104,6 +106,17 @@ def _chart(title: str, iterations, values, limits):
         pen.line([place(*point) for point in zip(iterations, moving_average(values), strict=True)], BLUE, 2 * SCALE, joint="curve")
     pen.rectangle([left, top, right, bottom], outline=INK, width=SCALE)
     return image.resize(SIZE, Image.Resampling.LANCZOS)
+
+
+def _limits(values) -> tuple[float, float]:
+    """From zero, or from the lowest where there are negative values, to the highest, with a margin of a twentieth.
+
+    The first few iterations of a GAN are far outside the rest: percentiles keep the curve readable.
+    """
+    low, high = (float(limit) for limit in np.percentile(values, (0.5, 99.5)))
+    low = min(low, 0.0)
+    margin = 0.05 * (high - low) or abs(high) or 1.0
+    return low - margin * (low < 0), high + margin
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -21,7 +21,7 @@ from ..networks.segmenter import WORKING_SPACING, Segmenter, SegmenterConfig, wi
 from ..regions import segment_regions
 from ..volume import AIR_HU, Volume, reorder, resample
 from .kept import Kept, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 
 PROJECTION_STEP = 40.0  # mm between the slices that the features' projection is fitted on
 
@@ -71,8 +71,7 @@ def train(data, out, *, recipe: SegmenterRecipe | None = None, iterations=None, 
         If no folder in ``data`` holds a ``ct.nrrd``.
     """
     recipe = recipe or SegmenterRecipe()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     torch.manual_seed(recipe.seed)
     scans = load_scans(data, Path(out) / "scans", leave_out=leave_out)
     last = iterations or recipe.iterations

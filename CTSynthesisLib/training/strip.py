@@ -32,6 +32,9 @@ class Strip:
                 on_log(done, figures)
 
         if not resume:
+            loop.refuse_to_overwrite(out)
+            for old in self.folder.glob("*.safetensors"):  # of a training that left no checkpoint
+                old.unlink()
             self._take(0)
         done = loop.run(model, batches, out, resume=resume, on_log=log, **how)
         self._take(done, last=True)

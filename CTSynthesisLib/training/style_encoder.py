@@ -20,7 +20,7 @@ from ..networks.vgg import STYLE_LAYERS, VGG19
 from ..synthesis.condition import AIR
 from ..synthesis.style_features import ct_windows
 from .kept import Kept, weights_of
-from .loop import load_weights, run
+from .loop import load_weights, ready, run
 from .slab_data import Case, load_cases
 
 CLASSES = 8  # the tissues of synthesis.condition
@@ -167,8 +167,7 @@ def train(data, out, *, recipe: StyleEncoderRecipe | None = None, iterations=Non
     ``out`` gets checkpoints and ``log.jsonl``, prepared cases in ``cases/``, and in the end ``style_encoder.safetensors`` with its card.
     """
     recipe = recipe or StyleEncoderRecipe()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ready(out, resume, device)
     cases = load_cases(data, Path(out) / "cases", leave_out=leave_out, report=lambda line: None)
     batches = CaseSlices(cases, recipe)
     last = iterations or recipe.iterations

@@ -5,6 +5,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from CTSynthesisLib.modelstore import load_card
 from CTSynthesisLib.networks.ct_sgan import CTSGANConfig, GAN3DConfig, pile
@@ -13,6 +14,7 @@ from CTSynthesisLib.synthesis.voxel_gan import draw_voxels
 from CTSynthesisLib.training import ct_sgan_losses, ctsgan2021, gan3d
 from CTSynthesisLib.training.chest_volumes import Augmentation, Cube, Slabs, Volumes, augmented, to_hounsfield, to_network
 from CTSynthesisLib.training.loop import read_log
+from CTSynthesisLib.training.pictures import draw_loss_curves
 
 TINY = CTSGANConfig(latent=RecurrentLatentConfig(patient=3, slices=2, hidden=4), image_size=28, base=7, filters=2, most_filters=4)
 
@@ -120,6 +122,29 @@ def test_a_training_leaves_a_log_a_strip_and_a_model_that_draws(module, network,
     assert hu.shape[0] == hu.shape[1] == hu.shape[2] and spacing == (2.0, 2.0, 1.5) and hu.min() >= -1000 and hu.max() <= 1000
     assert np.array_equal(hu, again) and not np.array_equal(hu, draw_voxels(card, seed=5)[0])
     assert "one: the whole chest" in card.training_data
+
+
+@pytest.mark.parametrize("loss", (-3.0, -0.001, 0.0))
+def test_losses_that_are_never_positive_are_drawn_and_the_training_goes_on(loss, some_cubes, monkeypatch, tmp_path):
+    """As Wasserstein's, which have no zero; the curves come before the strip, and on resuming they come again."""
+    step = ctsgan2021.CTSGANTraining.step
+    monkeypatch.setattr(ctsgan2021, "load_cubes", lambda *args, **more: some_cubes)
+    monkeypatch.setattr(ctsgan2021.CTSGANTraining, "step", lambda self, batch: step(self, batch) | {"loss_D": loss, "loss_G": 2 * loss})
+    preset = ctsgan2021.CTSGAN2021(network=TINY, slab=4)
+    for iterations, resume in ((2, False), (3, True)):
+        ctsgan2021.train("unused", tmp_path / "out", iterations=iterations, preset=preset, resume=resume)
+        assert (tmp_path / "out" / "strip.png").stat().st_size > 100
+        (tmp_path / "out" / "strip.png").unlink()
+    assert read_log(tmp_path / "out")["loss_D"] == [loss] * 3
+
+
+def test_a_curve_of_negative_losses_rises_and_falls(tmp_path):
+    columns = {"iteration": list(range(100)), "loss_G": [-100.0 - n for n in range(100)], "loss_D": [n - 50.0 for n in range(100)]}
+    draw_loss_curves(columns, tmp_path / "losses.png")
+    picture = np.asarray(Image.open(tmp_path / "losses.png").convert("RGB")).astype(int)
+    blue = (picture[..., 2] - picture[..., 0] > 60) & (picture[..., 0] < 100)
+    heights = [np.flatnonzero(blue[:, left : left + 720].any(axis=1)) for left in (0, 720)]
+    assert all(np.ptp(rows) > 200 for rows in heights)  # of 420 pixels: no flat line
 
 
 def test_the_strip_shows_what_the_model_piles(some_cubes):
