@@ -34,12 +34,16 @@ def test_the_buttons_say_what_is_missing(the_panel, a_ct):
 def test_a_nodule_is_put_in_as_a_new_volume_and_a_segment(the_panel, a_ct):
     ui, (ct, points) = the_panel.ui, a_ct
     before = slicer.util.arrayFromVolume(ct).copy()
+    ui.noduleCollapsibleButton.collapsed = False
     ui.noduleVolumeSelector.setCurrentNode(ct)
     ui.nodulePlaceSelector.setCurrentNode(points)
     ui.noduleDiameterSpinBox.value = 12
     ui.noduleInjectButton.click()
     assert ui.noduleInjectButton.text == "Cancel" and ui.noduleProgressBar.visible and not ui.noduleEraseButton.enabled
+    ui.noduleCollapsibleButton.collapsed = True
     events_until(lambda: not the_panel.panel.nodule.busy)
+    ui.noduleCollapsibleButton.collapsed = False  # the bar has gone meanwhile
+    assert not ui.noduleProgressBar.visible
     assert "as segments in" in ui.noduleStatusLabel.text and ui.noduleInjectButton.text == "Put in"
     made = slicer.util.getNode("Chest with nodules")
     changed = slicer.util.arrayFromVolume(made) != before

@@ -142,6 +142,20 @@ def test_the_quality_report_shows_what_is_off_first(a_drawing_panel):
     assert row_of(ui.qualityTable, 5)[0] in ("body", "heart", "aorta", "vertebrae")
 
 
+def test_what_comes_into_a_closed_section_is_there_when_it_opens(a_drawing_panel):
+    ui = a_drawing_panel.ui
+    assert ui.resultCollapsibleButton.collapsed
+    generated(a_drawing_panel)
+    events_until(lambda: ui.qualityTable.rowCount == 6)
+    assert not ui.qualityTable.visible
+    ui.resultCollapsibleButton.collapsed = False
+    assert ui.qualityTable.visible and ui.qualityLabel.visible
+    a_drawing_panel.panel.quality.clear()
+    ui.resultCollapsibleButton.collapsed = True
+    ui.resultCollapsibleButton.collapsed = False
+    assert not ui.qualityTable.visible  # it has nothing to show
+
+
 def test_undo_takes_the_last_run_back(a_drawing_panel, views_of):
     ui = a_drawing_panel.ui
     first = generated(a_drawing_panel)

@@ -26,6 +26,7 @@ def two_scans(a_scene):
 
 
 def choose(panel, two_scans):
+    panel.ui.styleCollapsibleButton.collapsed = False
     panel.ui.segmentationSelector.setCurrentNode(two_scans["Content segments"])
     panel.ui.styleSelector.setCurrentNode(two_scans["Style"])
     panel.ui.styleSegmentationSelector.setCurrentNode(two_scans["Style segments"])

@@ -18,6 +18,7 @@ def a_small_volume(the_panel, tmp_path, monkeypatch):
     monkeypatch.setattr(volume_job.VolumeJob, "_arguments", lambda job: [*arguments(job), "--preset", anatomy.path])
     the_panel.panel.parameters.model = card.path
     the_panel.ui.volumeSizeSpinBox.value = 64
+    the_panel.ui.volumeCollapsibleButton.collapsed = False
     return the_panel
 
 

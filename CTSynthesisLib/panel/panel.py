@@ -51,7 +51,7 @@ class Panel(Listener):
         self.outputs = OutputsSection(ui, self._choose)
         self.preview = PreviewSection(ui.previewCheckBox, self._on_stroke)
         self.generating = GenerateSection(ui.generateButton, ui.progressBar, ui.statusLabel, self._on_generate, runner.cancel)
-        self.quality = QualitySection(ui.resultCollapsibleButton, ui.qualityLabel, ui.qualityTable)
+        self.quality = QualitySection(ui.qualityLabel, ui.qualityTable)
         self.review = ReviewSection(ui, self._on_similarity_wanted, self._on_keep, self._on_undo)
         self.compare = CompareSection(ui, lambda: (runner.history.last, runner.history.previous))
         self.exporting = ExportSection(ui, lambda: runner.history.last)
