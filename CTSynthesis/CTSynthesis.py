@@ -139,7 +139,8 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
-        self.setParameterNode(None)
+        """Only the panel is let go: a live preview goes on following what is painted in the Segment Editor, and a run goes on too."""
+        self.disconnectGui()
         self.panel.enter(False)
 
     def onSceneStartClose(self, caller, event):
@@ -157,16 +158,19 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.segmentation = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
 
     def setParameterNode(self, parameterNode):
+        self.disconnectGui()
         if self._parameterNode:
-            if self._parameterNodeGuiTag is not None:
-                self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self._parameterNode = parameterNode
-        self._parameterNodeGuiTag = None
         if parameterNode:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.onParametersChanged()
+
+    def disconnectGui(self):
+        if self._parameterNodeGuiTag is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+        self._parameterNodeGuiTag = None
 
     def onParametersChanged(self, caller=None, event=None):
         self.observeSegmentation(self._parameterNode.segmentation if self._parameterNode else None)
@@ -183,7 +187,8 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._segmentationNode = node
 
     def onSegmentationChanged(self, caller=None, event=None):
-        self.segmentTableTimer.start()
+        if self.parent.isEntered:  # else nobody sees the table; entering fills it anew
+            self.segmentTableTimer.start()
         self.panel.painted()
 
 

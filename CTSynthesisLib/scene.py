@@ -6,6 +6,7 @@ under the same parent transform. So the result lies where the segmentation is se
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -83,9 +84,15 @@ def labelmap_from_segmentation(node, reference=None, *, empty=False) -> LabelMap
     return LabelMap(merged, geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
 
 
-def read_labels(node, geometry: Geometry) -> np.ndarray:
-    """The values of the visible segments on ``geometry`` (uint16, (k, j, i)), also where there are none: a quick look at a small part."""
-    ranked = _ranked(visible_segments(node))
+def read_labels(node, geometry: Geometry, values=None) -> np.ndarray:
+    """The values of the visible segments on ``geometry`` (uint16, (k, j, i)), also where there are none: a quick look at a small part.
+
+    ``values`` gives them by segment ID, and leaves the other segments out; without it a segment's value is its place.
+    """
+    visible = visible_segments(node)
+    if values is not None:
+        visible = [(key, replace(segment, value=values[key])) for key, segment in visible if key in values]
+    ranked = _ranked(visible)
     return _values(ranked)[_merged(_with_binary_labelmaps(node), ranked, geometry)]
 
 

@@ -92,6 +92,79 @@ def test_the_live_preview_follows_the_brush(a_panel, a_segmentation_node, a_labe
     assert [node.GetName() for node in volumes()] == ["Thorax synthetic CT"]
 
 
+@pytest.fixture
+def a_previewing_panel(a_panel):
+    """The panel with the live preview running and the slice that is looked at drawn."""
+    a_panel.ui.previewCheckBox.setChecked(True)
+    preview = a_panel.logic.runner.preview
+    events_until(lambda: preview.node is not None, 30)
+    events_until(lambda: len(np.unique(slicer.util.arrayFromVolume(preview.node)[4])) > 10)
+    return a_panel
+
+
+def middle_of(preview):
+    return np.median(slicer.util.arrayFromVolume(preview.node)[4, 5:8, 5:8])
+
+
+def test_the_live_preview_follows_what_is_painted_in_another_module(a_previewing_panel, a_segmentation_node):
+    from slicer_app import come_back, leave
+
+    panel, preview = a_previewing_panel, a_previewing_panel.logic.runner.preview
+    node, before = preview.node, middle_of(preview)
+    leave(panel)
+    assert preview.node is node and not panel.panel.shortcuts._shortcuts[0].enabled
+    spine = a_segmentation_node.GetSegmentation().GetSegmentIdBySegmentName("vertebrae")
+    paint(a_segmentation_node, spine, (slice(4, 5), slice(4, 9), slice(4, 9)))
+    events_until(lambda: middle_of(preview) > before + 100)
+    come_back(panel)
+    assert preview.node is node and panel.ui.previewCheckBox.checked and panel.panel.shortcuts._shortcuts[0].enabled
+    paint(a_segmentation_node, spine, (slice(4, 5), slice(4, 9), slice(4, 9)), 0)
+    events_until(lambda: middle_of(preview) < before + 100)
+    assert preview.node is node
+    panel.ui.previewCheckBox.setChecked(False)
+    assert volumes() == [] and not preview.active
+
+
+def test_a_segment_that_is_added_while_it_runs_is_drawn_too(a_previewing_panel, a_segmentation_node):
+    from slicer_app import leave
+
+    panel, preview = a_previewing_panel, a_previewing_panel.logic.runner.preview
+    leave(panel)
+    before, node = middle_of(preview), preview.node
+    added = a_segmentation_node.GetSegmentation().AddEmptySegment("", "sternum")
+    paint(a_segmentation_node, added, (slice(4, 5), slice(4, 9), slice(4, 9)))
+    events_until(lambda: preview.node not in (None, node) and middle_of(preview) > before + 100)  # begun anew, as its worker has to know it
+    assert "unexpected" not in panel.ui.statusLabel.text
+
+
+def test_the_preview_ends_with_its_nodes_and_its_box_says_so(a_previewing_panel, a_segmentation_node):
+    from slicer_app import come_back, leave
+
+    panel, preview = a_previewing_panel, a_previewing_panel.logic.runner.preview
+    leave(panel)
+    slicer.mrmlScene.RemoveNode(preview.node)
+    events_until(lambda: not preview.active)
+    assert not panel._parameterNode.livePreview
+    come_back(panel)
+    assert not panel.ui.previewCheckBox.checked
+    panel.ui.previewCheckBox.setChecked(True)
+    events_until(lambda: preview.node is not None, 30)
+    leave(panel)
+    slicer.mrmlScene.RemoveNode(a_segmentation_node)
+    events_until(lambda: not preview.active)
+    assert volumes() == []
+
+
+def test_closing_the_scene_from_another_module_ends_the_preview(a_previewing_panel):
+    from slicer_app import come_back, leave
+
+    leave(a_previewing_panel)
+    slicer.mrmlScene.Clear(False)
+    assert not a_previewing_panel.logic.runner.preview.active and volumes() == []
+    come_back(a_previewing_panel)
+    assert not a_previewing_panel.ui.previewCheckBox.checked
+
+
 def test_a_preview_that_is_starting_gives_way_to_generate(a_panel):
     ui, runner = a_panel.ui, a_panel.logic.runner
     ui.previewCheckBox.setChecked(True)

@@ -83,7 +83,8 @@ class Panel(Listener):
     def painted(self):
         """The segmentation is being changed."""
         self.runner.painted()
-        self.preview.painted()
+        if self.parameters and self.parameters.livePreview:
+            self.preview.painted()
 
     def forget(self):
         """The scene is about to close: a run is cancelled, and nothing is left to compare or undo."""
@@ -189,10 +190,11 @@ class Panel(Listener):
             self._attempt(PREVIEW, lambda: self.runner.begin_preview(*choice, like=like))
 
     def _on_stroke(self):
-        if self.runner.preview.active:
+        if self.runner.preview.active and not self.runner.preview.outdated:
             self.runner.preview.touched()
-        else:  # its worker had given its memory back
+        else:  # its worker had given its memory back, or there is a segment that it does not know
             self._previewed = None
+            self.update()
             self._follow_preview()
 
     # -- what the runner tells ---------------------------------------------------------------------------------------------------
@@ -226,11 +228,15 @@ class Panel(Listener):
             if latency is not None:
                 text = _("Live preview: the last stroke took {milliseconds} ms.").format(milliseconds=round(1000 * latency))
             self.ui.statusLabel.text = text
+        if self._previewed is None:  # a segment came while it was starting
+            self._follow_preview()
 
     def on_similarity(self, similarity):
         self.review.show(similarity)
 
     def on_worker(self):
+        if self.parameters and self.runner.preview.deleted:
+            self.parameters.livePreview = False
         self.update_buttons()
         self._follow_preview()
 
