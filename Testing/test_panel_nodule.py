@@ -76,6 +76,18 @@ def test_what_is_refused_is_said_and_a_cancelled_run_adds_nothing(the_panel, a_c
     assert "cancelled" in ui.noduleStatusLabel.text and names("vtkMRMLScalarVolumeNode") == ["Chest"]
 
 
+def test_closing_the_scene_during_a_run_ends_it(the_panel, a_ct):
+    ui, (ct, points) = the_panel.ui, a_ct
+    ui.noduleCollapsibleButton.collapsed = False
+    ui.noduleVolumeSelector.setCurrentNode(ct)
+    ui.nodulePlaceSelector.setCurrentNode(points)
+    ui.noduleInjectButton.click()
+    assert ui.noduleProgressBar.visible
+    slicer.mrmlScene.Clear(False)
+    assert not the_panel.panel.nodule.busy and ui.noduleInjectButton.text == "Put in" and not ui.noduleProgressBar.visible
+    assert "scene was closed" in ui.noduleStatusLabel.text and not ui.noduleInjectButton.enabled
+
+
 def test_without_points_the_place_is_where_the_slice_views_meet(the_panel, a_ct):
     from CTSynthesisLib import views
 

@@ -175,6 +175,20 @@ def test_a_preview_that_is_starting_gives_way_to_generate(a_panel):
     assert np.array_equal(slicer.util.arrayFromVolume(runner.preview.node), slicer.util.arrayFromVolume(runner.history.last))
 
 
+@pytest.mark.parametrize("how", ["button", "scene"])
+def test_a_run_that_waits_for_the_preview_can_be_cancelled(a_panel, how):
+    ui, runner = a_panel.ui, a_panel.logic.runner
+    ui.previewCheckBox.setChecked(True)
+    ui.generateButton.click()
+    if how == "button":
+        ui.generateButton.click()
+        a_panel._parameterNode.livePreview = False
+    else:
+        slicer.mrmlScene.Clear(False)
+    events_until(lambda: ui.generateButton.text == "Generate" and runner.kind is None, 30)
+    assert volumes() == [] and "Cancelled" in ui.statusLabel.text
+
+
 def test_what_is_painted_during_a_run_is_not_taken_for_shown(a_panel, a_segmentation_node):
     ui, runner = a_panel.ui, a_panel.logic.runner
     ui.generateButton.click()
@@ -368,6 +382,42 @@ def test_every_choice_survives_saving_and_loading(a_drawing_panel, tmp_path):
     request = widget.panel.request()
     assert (request.phase, request.outside, request.device, request.inside) == ("portal", "air", "cpu", "plain")
     assert (ui.phaseSelector.currentIndex, ui.outsideSelector.currentIndex, ui.insideCheckBox.checked) == (2, 2, False)
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """How often surfaces were converted to voxels, one entry each."""
+    made, genuine = [], slicer.vtkSegmentation
+
+    class Counting(genuine):
+        def CreateRepresentation(self, *arguments):
+            made.append(arguments)
+            return genuine.CreateRepresentation(self, *arguments)
+
+    monkeypatch.setattr(slicer, "vtkSegmentation", Counting)
+    return made
+
+
+def test_surfaces_are_converted_to_generate_and_not_to_update_the_panel(a_drawing_panel, a_segmentation_node, conversions):
+    segmentation, ui = a_segmentation_node.GetSegmentation(), a_drawing_panel.ui
+    segmentation.CreateRepresentation("Closed surface")
+    segmentation.SetSourceRepresentationName("Closed surface")
+    segmentation.RemoveRepresentation("Binary labelmap")
+    a_drawing_panel.panel.update()
+    assert "28 × 24 × 8 voxels" in ui.estimateLabel.text  # it says its grid
+    grid = segmentation.GetConversionParameter("Reference image geometry")
+    segmentation.SetConversionParameter("Reference image geometry", "")
+    a_drawing_panel.panel.update()
+    assert "turned into voxels when you generate" in ui.estimateLabel.text and ui.generateButton.enabled
+    assert conversions == []
+    segmentation.SetConversionParameter("Reference image geometry", grid)
+    node = generated(a_drawing_panel)
+    assert len(conversions) == 1 and len(np.unique(slicer.util.arrayFromVolume(node))) > 10
+    generated(a_drawing_panel)
+    assert len(conversions) == 1  # nothing has changed
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+    generated(a_drawing_panel)
+    assert len(conversions) == 2
 
 
 def test_the_surroundings_need_a_ct(a_drawing_panel):

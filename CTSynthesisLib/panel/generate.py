@@ -94,9 +94,9 @@ def summary(result, node_name) -> str:
 
 
 def estimate(geometry, voxels_a_second, device) -> str:
-    """What a run will cost: time and memory, before it is begun; ``geometry`` may be None."""
+    """What a run will cost: time and memory, before it is begun; ``geometry`` is None while there are only surfaces."""
     if geometry is None:
-        return ""
+        return _("The surfaces are turned into voxels when you generate; how many is known then.")
     k, j, i = geometry.shape
     voxels = k * j * i
     text = _("{i} × {j} × {k} voxels: about {time} and {memory} GB of memory{device}.")

@@ -47,6 +47,10 @@ class JobSection(ABC):
             self._job.close()
         self._job = None
 
+    def forget(self):
+        """The scene is about to close: a run is cancelled, and what is said of runs goes with it."""
+        self._done(_("The scene was closed, so the run was cancelled.") if self.busy else "")
+
     @abstractmethod
     def _begin(self, *what):
         """The job, a :class:`~CTSynthesisLib.worker.command_job.CommandJob`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
-from .. import modelstore, scene, views
+from .. import modelstore, scene, surfaces, views
 from ..errors import UnusableInput
 from ..runner import GENERATE, PREVIEW, Listener, details
 from ..synthesis.request import Request
@@ -59,6 +59,7 @@ class Panel(Listener):
         self.style = StyleSection(ui, ui.segmentationSelector.currentNode, lambda: self.parameters.seed)
         self.volume = VolumeSection(ui, lambda: self.parameters)
         self.nodule = NoduleSection(ui, lambda: self.parameters.seed)
+        self.jobs = (self.style, self.nodule, self.volume)
         self.notes = Notes()
         self.shortcuts = Shortcuts(widget, self.generating.press, self.generating.cancel)
         runner.listener = self
@@ -89,9 +90,9 @@ class Panel(Listener):
     def forget(self):
         """The scene is about to close: a run is cancelled, and nothing is left to compare or undo."""
         self.runner.cancel()
-        self.style.close()
-        self.volume.close()
-        self.nodule.close()
+        for section in self.jobs:
+            section.forget()
+        surfaces.forget()
         self.runner.preview.end()
         self.runner.history.clear()
         self.quality.clear()
@@ -100,9 +101,8 @@ class Panel(Listener):
 
     def close(self):
         self.preview.stop()
-        self.style.close()
-        self.volume.close()
-        self.nodule.close()
+        for section in self.jobs:
+            section.close()
         self.shortcuts.remove()
         self.notes.remove()
 
@@ -120,14 +120,14 @@ class Panel(Listener):
         parameters, problem, busy = self.parameters, self.problem(), self.runner.kind is not None
         self.generating.allow(problem)
         geometry = None if problem else scene.geometry_of_segmentation(parameters.segmentation)
-        self.ui.estimateLabel.text = estimate(geometry, self.runner.voxels_a_second, self.runner.session.worker.device)
+        self.ui.estimateLabel.text = "" if problem else estimate(geometry, self.runner.voxels_a_second, self.runner.session.worker.device)
         self.preview.allow(self.model.card(parameters.model) if parameters else None, problem)
         self.review.allow(self.runner.history.last, busy)
         self.compare.update()
         self.exporting.update()
         self.worker.update()
-        self.style.update()
-        self.nodule.update()
+        for section in self.jobs:
+            section.update()
         self.shortcuts.enable(self._entered, busy)
 
     def problem(self) -> str:
