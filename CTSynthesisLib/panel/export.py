@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import qt
 from slicer.i18n import tr as _
 
 from .. import scene
 from ..errors import SynthesisFailed, UnusableInput
+from . import dialogs
 
 
 class ExportSection:
@@ -60,12 +60,12 @@ class ExportSection:
 
     def _on_file(self, suffix, kind):
         name = f"{self._volume().GetName()}{suffix}"
-        path = qt.QFileDialog.getSaveFileName(None, _("Export the synthetic CT"), name, kind)
+        path = dialogs.file_to_save(_("Export the synthetic CT"), name, kind)
         if path:
-            self._ui.exportLabel.text = self.write(path if str(path).endswith(suffix) else f"{path}{suffix}")
+            self._ui.exportLabel.text = self.write(path if path.endswith(suffix) else f"{path}{suffix}")
 
     def _on_dicom(self):
-        parent = qt.QFileDialog.getExistingDirectory(None, _("Choose where the DICOM folder is made"))
+        parent = dialogs.folder(_("Choose where the DICOM folder is made"))
         if parent:
             safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in self._volume().GetName())
             folder, number = Path(parent) / safe, 1

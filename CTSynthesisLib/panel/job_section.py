@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 
 import qt
 from slicer.i18n import tr as _
 
 from ..errors import SynthesisFailed, UnusableInput
-from ..worker.client import Progress
+from ..worker import Cancelled, Progress
 from .dependencies import ensure_torch
 
 INTERVAL_MS = 100
@@ -68,8 +69,8 @@ class JobSection(ABC):
         try:
             ensure_torch()
             self._job = self._begin(*what)
-        except (UnusableInput, SynthesisFailed) as error:
-            self._done(str(error))
+        except Exception as error:  # whatever it is, the panel must be usable again
+            self._failed(error)
             return
         self._bar.visible = True
         self._bar.value = 0
@@ -80,14 +81,20 @@ class JobSection(ABC):
     def _poll(self):
         try:
             news = self._job.poll()
+            sentences = None if news is None or isinstance(news, Progress) else [self._take(news), *self._job.notes]
         except Exception as error:  # whatever it is, the panel must be usable again
-            self._done(str(error))
+            self._failed(error)
             return
         if isinstance(news, Progress):
             self._bar.value = round(1000 * news.fraction)
             self._status.text = f"{news.stage[:1].upper()}{news.stage[1:]} …"
-        elif news is not None:
-            self._done("\n".join([self._take(news), *self._job.notes]))
+        elif sentences:
+            self._done("\n".join(sentences))
+
+    def _failed(self, error):
+        if not isinstance(error, UnusableInput | SynthesisFailed | Cancelled):
+            logging.error("CT Synthesis", exc_info=error)
+        self._done(str(error))
 
     def _done(self, sentence: str):
         self.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
 from .. import modelstore
 from ..errors import UnusableInput
+from . import dialogs
 
 
 class ModelSelector:
@@ -71,7 +71,7 @@ class ModelSelector:
         self._chosen(card.name)
 
     def _on_import(self):
-        path = qt.QFileDialog.getOpenFileName(None, _("Import a model"), "", _("Models (*.safetensors *.json)"))
+        path = dialogs.file_to_open(_("Import a model"), _("Models (*.safetensors *.json)"))
         if path:
             self.import_from(path)
 

@@ -12,7 +12,7 @@ from ..synthesis.request import Request
 from ..worker import Cancelled
 from .choice import Choice
 from .compare import CompareSection
-from .dependencies import ensure_torch
+from .dependencies import NoTorch, ensure_torch
 from .export import ExportSection
 from .generate import GenerateSection, estimate, summary
 from .inputs import SegmentTable
@@ -246,7 +246,7 @@ class Panel(Listener):
             self.generating.done(cancelled if isinstance(error, Cancelled) else str(error))
         elif not isinstance(error, Cancelled):
             self.ui.statusLabel.text = str(error)
-        if not isinstance(error, UnusableInput | Cancelled):
+        if not isinstance(error, UnusableInput | Cancelled | NoTorch):
             slicer.util.errorDisplay(str(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
         self.update_buttons()
 

@@ -6,6 +6,7 @@ import qt
 from slicer.i18n import tr as _
 
 from ..errors import SynthesisFailed, UnusableInput
+from . import dialogs
 from .choice import Choice
 
 SETTING = "CTSynthesis/RemoteAccessFile"  # of this user on this computer: a path, never a token, and not saved with the scene
@@ -76,7 +77,7 @@ class WorkerSection:
             self._connect()
 
     def _on_browse(self):
-        path = qt.QFileDialog.getOpenFileName(None, _("Access file of the remote worker"), "", _("Access files (*.json)"))
+        path = dialogs.file_to_open(_("Access file of the remote worker"), _("Access files (*.json)"))
         if path:
             self._ui.accessEdit.text = path
             self._connect()
