@@ -175,10 +175,48 @@ def test_choices_survive_saving_and_loading_the_scene(a_panel_with, tmp_path):
     slicer.mrmlScene.Clear(False)
     assert panel._parameterNode.seed == 0
     slicer.mrmlScene.Import()
-    panel.initializeParameterNode()
     assert (panel._parameterNode.seed, panel._parameterNode.model) == (41, "habijan2022")
     assert panel._parameterNode.hounsfield == {"heart": 130.0}
     assert panel.ui.seedSpinBox.value == 41 and panel.ui.modelSelector.currentIndex == 1
+
+
+NOT_A_CHOICE = {"fadeSlider", "remoteCheckBox", "accessEdit"}  # what the views show; what is asked for anew; a setting of the user's
+
+
+def inputs_of(ui):
+    """``{name: (get, set)}`` of every widget that takes a choice; what is got can be compared across scenes."""
+    ways = {
+        "QComboBox": ("currentIndex", lambda w: w.setCurrentIndex(w.count - 1)),
+        "QCheckBox": ("checked", lambda w: w.setChecked(not w.checked)),
+        "QSpinBox": ("value", lambda w: w.setValue(w.minimum + 3)),
+        "QDoubleSpinBox": ("value", lambda w: w.setValue(w.minimum + 1.5)),
+        "QSlider": ("value", lambda w: w.setValue(w.minimum + 3)),
+        "QLineEdit": ("text", lambda w: w.setText("lung, heart")),
+        "qMRMLNodeComboBox": (None, lambda w: w.setCurrentNode(slicer.mrmlScene.GetFirstNodeByClass(w.nodeTypes[-1]))),
+    }
+    for name, widget in vars(ui).items():
+        if widget.className() in ways and name not in NOT_A_CHOICE:
+            value, change = ways[widget.className()]
+            yield name, widget, (lambda w=widget, v=value: getattr(w, v) if v else w.currentNode() and w.currentNode().GetName()), change
+
+
+def test_every_choice_is_saved_with_the_scene_and_comes_back(a_panel_with, tmp_path):
+    panel = a_panel_with("draw")
+    slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.int16), name="CT")
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Places")
+    before, chosen = {}, {}
+    for name, widget, get, change in inputs_of(panel.ui):
+        before[name] = get()
+        change(widget)
+    chosen = {name: get() for name, _widget, get, _change in inputs_of(panel.ui)}
+    assert [name for name in chosen if chosen[name] == before[name]] == ["segmentationSelector"]  # there is one
+    assert len(chosen) > 22
+    slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Commit()
+    slicer.mrmlScene.Clear(False)
+    assert {name: get() for name, _w, get, _c in inputs_of(panel.ui)} == {**before, "segmentationSelector": None}
+    slicer.mrmlScene.Import()
+    assert {name: get() for name, _w, get, _c in inputs_of(panel.ui)} == chosen
 
 
 # -- generating ----------------------------------------------------------------------------------------------------------------------

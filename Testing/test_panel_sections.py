@@ -378,7 +378,6 @@ def test_every_choice_survives_saving_and_loading(a_drawing_panel, tmp_path):
     slicer.mrmlScene.Clear(False)
     assert widget.panel.request().phase == "plain"
     slicer.mrmlScene.Import()
-    widget.initializeParameterNode()
     request = widget.panel.request()
     assert (request.phase, request.outside, request.device, request.inside) == ("portal", "air", "cpu", "plain")
     assert (ui.phaseSelector.currentIndex, ui.outsideSelector.currentIndex, ui.insideCheckBox.checked) == (2, 2, False)

@@ -76,8 +76,8 @@ def _check_version():
     if numbers < TORCH_AT_LEAST:
         raise NoTorch(
             _(
-                "PyTorch {version} is installed, but {needed} or later is needed: uninstall it in the module PyTorch Utils, restart 3D Slicer,"
-                " and click again to install a newer one."
+                "PyTorch {version} is installed, but {needed} or later is needed: uninstall it in the module PyTorch Utils, restart"
+                " 3D Slicer, and click again to install a newer one."
             ).format(version=version, needed=_dotted(TORCH_AT_LEAST))
         )
 

@@ -1,4 +1,4 @@
-"""The panel's dialogs that Slicer's util has not: each belongs to the main window, and while the application is tested, when nobody answers, none is opened."""
+"""The panel's dialogs. Each belongs to the main window; while the application is tested, when nobody answers, none is opened."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Panel(Listener):
         self.worker = WorkerSection(ui, lambda: runner.session, self._choose)
         self.style = StyleSection(ui, ui.segmentationSelector.currentNode, lambda: self.parameters.seed)
         self.volume = VolumeSection(ui, lambda: self.parameters)
-        self.nodule = NoduleSection(ui, lambda: self.parameters.seed)
+        self.nodule = NoduleSection(ui, lambda: self.parameters, self._choose)
         self.jobs = (self.style, self.nodule, self.volume)
         self.notes = Notes()
         self.shortcuts = Shortcuts(widget, self.generating.press, self.generating.cancel)
@@ -72,6 +72,7 @@ class Panel(Listener):
             self.phase.show(parameters.phase)
             self.outputs.show(parameters.outside)
             self.worker.show(parameters.device)
+            self.nodule.show(parameters)
         self.update()
         self._follow_preview()
 
@@ -146,7 +147,8 @@ class Panel(Listener):
                        outside=parameters.outside, device=parameters.device)  # fmt: skip
 
     def _choose(self, parameter, value):
-        setattr(self.parameters, parameter, value)
+        if self.parameters and getattr(self.parameters, parameter) != value:
+            setattr(self.parameters, parameter, value)
 
     def _on_corrected(self, names, hounsfield):
         self.parameters.structureNames = {**self._hidden(self.parameters.structureNames), **names}
