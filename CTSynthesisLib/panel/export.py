@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 from .. import scene
 from ..errors import SynthesisFailed, UnusableInput
 from . import dialogs
+from .wording import said
 
 
 class ExportSection:
@@ -54,7 +55,7 @@ class ExportSection:
             scene.export_volume(volume, path)
             return _("“{name}” was written to {path}.").format(name=volume.GetName(), path=path)
         except (UnusableInput, SynthesisFailed) as error:
-            return str(error)
+            return said(error)
         except OSError as error:
             return _("{path} cannot be written ({reason}); choose another place.").format(path=path, reason=error.strerror)
 

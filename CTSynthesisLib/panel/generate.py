@@ -7,6 +7,7 @@ import time
 from slicer.i18n import tr as _
 
 from ..synthesis.memory import available_bytes, estimated_bytes, estimated_seconds
+from .wording import said
 
 READY, RUNNING, CANCELLING = "ready", "running", "cancelling"
 
@@ -89,7 +90,7 @@ def summary(result, node_name) -> str:
     text = _("“{name}” generated in {seconds} s on {device}.")
     lines = [text.format(name=node_name, seconds=f"{result.seconds:.1f}", device=result.device.upper())]
     if result.assumptions:
-        lines.append(_("Assumed: {assumptions}").format(assumptions=" ".join(result.assumptions)))
+        lines.append(_("Assumed: {assumptions}").format(assumptions=said(" ".join(result.assumptions))))
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from ..errors import SynthesisFailed, UnusableInput
 from ..worker import Cancelled, Progress
 from .dependencies import ensure_torch
+from .wording import said
 
 INTERVAL_MS = 100
 
@@ -81,7 +82,7 @@ class JobSection(ABC):
     def _poll(self):
         try:
             news = self._job.poll()
-            sentences = None if news is None or isinstance(news, Progress) else [self._take(news), *self._job.notes]
+            sentences = None if news is None or isinstance(news, Progress) else [self._take(news), *map(said, self._job.notes)]
         except Exception as error:  # whatever it is, the panel must be usable again
             self._failed(error)
             return
@@ -94,7 +95,7 @@ class JobSection(ABC):
     def _failed(self, error):
         if not isinstance(error, UnusableInput | SynthesisFailed | Cancelled):
             logging.error("CT Synthesis", exc_info=error)
-        self._done(str(error))
+        self._done(said(error))
 
     def _done(self, sentence: str):
         self.close()

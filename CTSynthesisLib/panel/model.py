@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from .. import modelstore
 from ..errors import UnusableInput
 from . import dialogs
+from .wording import said
 
 
 class ModelSelector:
@@ -65,7 +66,7 @@ class ModelSelector:
         try:
             card = modelstore.import_model(path)
         except (UnusableInput, OSError) as error:
-            self._say(str(error))
+            self._say(said(error))
             return
         self.reload()
         self._chosen(card.name)

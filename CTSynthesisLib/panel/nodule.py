@@ -79,6 +79,7 @@ class NoduleSection(JobSection):
         return NoduleJob(
             what, volume, **places, diameter=None if own_size else ui.noduleDiameterSpinBox.value, kind=parameters.noduleType,
             edge=parameters.noduleEdge, seed=parameters.seed, anywhere=ui.noduleAnywhereCheckBox.checked,
+            called=node.GetName(),
         )  # fmt: skip
 
     def _places(self, volume) -> dict:

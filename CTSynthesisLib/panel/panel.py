@@ -26,6 +26,7 @@ from .review import ReviewSection
 from .shortcuts import Shortcuts
 from .style import StyleSection
 from .volume import VolumeSection
+from .wording import said
 from .worker import WorkerSection
 
 
@@ -245,11 +246,11 @@ class Panel(Listener):
     def on_failed(self, kind, error):
         if kind == GENERATE:
             cancelled = _("Cancelled; nothing was added to the scene.")
-            self.generating.done(cancelled if isinstance(error, Cancelled) else str(error))
+            self.generating.done(cancelled if isinstance(error, Cancelled) else said(error))
         elif not isinstance(error, Cancelled):
-            self.ui.statusLabel.text = str(error)
+            self.ui.statusLabel.text = said(error)
         if not isinstance(error, UnusableInput | Cancelled | NoTorch):
-            slicer.util.errorDisplay(str(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
+            slicer.util.errorDisplay(said(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
         self.update_buttons()
 
     # -- the last result ---------------------------------------------------------------------------------------------------------

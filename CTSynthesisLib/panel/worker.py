@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from ..errors import SynthesisFailed, UnusableInput
 from . import dialogs
 from .choice import Choice
+from .wording import said
 
 SETTING = "CTSynthesis/RemoteAccessFile"  # of this user on this computer: a path, never a token, and not saved with the scene
 
@@ -88,7 +89,7 @@ class WorkerSection:
         try:
             self._ui.remoteLabel.text = probe(self._connect(quiet=False))
         except (UnusableInput, SynthesisFailed) as error:
-            self._ui.remoteLabel.text = str(error)
+            self._ui.remoteLabel.text = said(error)
 
     def _connect(self, quiet=True):
         from ..worker.frames import Access
@@ -96,7 +97,7 @@ class WorkerSection:
         try:
             access = Access.read(self._ui.accessEdit.text)
         except UnusableInput as error:
-            self._ui.remoteLabel.text = str(error)
+            self._ui.remoteLabel.text = said(error)
             if quiet:
                 return None
             raise
