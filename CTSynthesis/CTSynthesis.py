@@ -6,7 +6,7 @@ import numpy as np
 import qt
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -73,6 +73,18 @@ class CTSynthesisParameterNode:
     livePreview - Whether slices follow the brush.
     compareVolume - The volume to compare the result with; none for what was shown before.
     device - Where the network runs.
+    styleVolume, styleSegmentation - Style: the CT whose look is taken, and its segmentation.
+    styleContent - Style: the CT to restyle; none to generate one.
+    styleStructures - Style: segments or structures, separated by commas; empty for all.
+    styleStrength - Style: percent.
+    styleRefine - Style: steps of optimisation.
+    noduleVolume - Nodule: the CT to work on.
+    nodulePlaces - Nodule: points or a segmentation; none for where the slice views meet.
+    noduleRandom - Nodule: so many at random places instead.
+    noduleDiameter - Nodule: millimetres.
+    noduleType, noduleEdge, noduleAnywhere - Nodule: what is put in, and whether outside the lungs too.
+    volumeSize - Volume: voxels along each side.
+    volumeNodules - Volume: lung nodules.
     """
 
     segmentation: vtkMRMLSegmentationNode
@@ -87,6 +99,21 @@ class CTSynthesisParameterNode:
     livePreview: bool = False
     compareVolume: vtkMRMLScalarVolumeNode
     device: str = "auto"
+    styleVolume: vtkMRMLScalarVolumeNode
+    styleSegmentation: vtkMRMLSegmentationNode
+    styleContent: vtkMRMLScalarVolumeNode
+    styleStructures: str
+    styleStrength: Annotated[int, WithinRange(0, 100)] = 100
+    styleRefine: Annotated[int, WithinRange(0, 1000)] = 0
+    noduleVolume: vtkMRMLScalarVolumeNode
+    nodulePlaces: vtkMRMLNode
+    noduleRandom: Annotated[int, WithinRange(0, 100)] = 0
+    noduleDiameter: Annotated[float, WithinRange(3.0, 30.0)] = 8.0
+    noduleType: str = "solid"
+    noduleEdge: str = "smooth"
+    noduleAnywhere: bool = False
+    volumeSize: Annotated[int, WithinRange(64, 512)] = 224
+    volumeNodules: Annotated[int, WithinRange(0, 50)] = 0
 
 
 class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -123,7 +150,8 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentTableTimer.connect("timeout()", self.panel.update)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneReady)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneReady)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -139,14 +167,16 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self):
-        self.setParameterNode(None)
+        """Only the panel is let go: a live preview goes on following what is painted in the Segment Editor, and a run goes on too."""
+        self.disconnectGui()
         self.panel.enter(False)
 
     def onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
         self.panel.forget()
 
-    def onSceneEndClose(self, caller, event):
+    def onSceneReady(self, caller, event):
+        """A scene was closed, or one was loaded: only now the nodes that its choices refer to are all there."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -157,16 +187,19 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.segmentation = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
 
     def setParameterNode(self, parameterNode):
+        self.disconnectGui()
         if self._parameterNode:
-            if self._parameterNodeGuiTag is not None:
-                self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self._parameterNode = parameterNode
-        self._parameterNodeGuiTag = None
         if parameterNode:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.onParametersChanged()
+
+    def disconnectGui(self):
+        if self._parameterNodeGuiTag is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+        self._parameterNodeGuiTag = None
 
     def onParametersChanged(self, caller=None, event=None):
         self.observeSegmentation(self._parameterNode.segmentation if self._parameterNode else None)
@@ -183,7 +216,8 @@ class CTSynthesisWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._segmentationNode = node
 
     def onSegmentationChanged(self, caller=None, event=None):
-        self.segmentTableTimer.start()
+        if self.parent.isEntered:  # else nobody sees the table; entering fills it anew
+            self.segmentTableTimer.start()
         self.panel.painted()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 
 from . import scene, views
-from .volume import Volume
+from .volume import Segment, Volume
 from .worker import PreviewReady
 
 STEP_SECONDS = 0.015  # of reading the segmentation between two looks at the event loop
@@ -28,11 +28,15 @@ class LivePreview:
         The preview volume; it belongs to the preview and goes with it.
     latency : float or None
         Seconds from the newest answered stroke to its slice.
+    deleted : bool
+        Whether it ended because somebody deleted its volume.
     """
 
     def __init__(self, session):
         self.session = session
         self.node = self.latency = None
+        self.deleted = False
+        self._known: dict[str, Segment] = {}  # what the worker knows, by the segment's ID
         self.assumptions: tuple[str, ...] = ()
         self._segmentation = self._labels = self._geometry = None
         self._axis, self._looked_at = 0, None
@@ -48,6 +52,13 @@ class LivePreview:
     def starting(self) -> bool:
         return self.active and self._labels is not None and self.node is None
 
+    @property
+    def outdated(self) -> bool:
+        """Whether there is a visible segment that the worker does not know, or knows as another structure: it must begin anew."""
+        if not self.active or self._segmentation.GetScene() is None:
+            return False
+        return any(_meaning(self._known.get(key)) != _meaning(segment) for key, segment in scene.visible_segments(self._segmentation))
+
     def begin(self, segmentation_node, request, names=None, like=None):
         """Start; the slices come once :meth:`take` has got the worker's :class:`~CTSynthesisLib.worker.PreviewReady`.
 
@@ -58,6 +69,7 @@ class LivePreview:
         UnusableInput, SynthesisFailed
         """
         self.end()
+        self.deleted, self._known = False, dict(scene.visible_segments(segmentation_node))
         labelmap = scene.labelmap_from_segmentation(segmentation_node, empty=True)
         self._axis = labelmap.geometry.anatomical_axes[0][0]
         like = like if like is not None and like.GetScene() and scene.geometry_of_node(like).agrees_with(labelmap.geometry) else None
@@ -93,6 +105,7 @@ class LivePreview:
         if self.node is None:
             return False
         if self.node.GetScene() is None or self._segmentation.GetScene() is None:  # one of them was deleted
+            self.deleted = self.node.GetScene() is None
             self.end()
             return False
         worker = self.session.worker
@@ -142,7 +155,8 @@ class LivePreview:
         start[self._axis] = first
         shape[self._axis] = min(self._slab_thickness(), shape[self._axis] - first)
         window = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-        now = scene.read_labels(self._segmentation, self._geometry.crop(start, shape))
+        known = {key: segment.value for key, segment in self._known.items()}
+        now = scene.read_labels(self._segmentation, self._geometry.crop(start, shape), known)
         differs = now != self._labels[window]
         if not differs.any():
             return
@@ -162,3 +176,8 @@ class LivePreview:
 
     def _look(self, geometry, segmentation_node):
         return views.looked_at(geometry, self._axis, segmentation_node)
+
+
+def _meaning(segment):
+    """What decides how a segment is drawn; its colour and its place among the others do not."""
+    return segment and (segment.name, segment.code, segment.modifier)

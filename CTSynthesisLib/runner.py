@@ -119,6 +119,8 @@ class Runner:
         self._begun(AUDIT)
 
     def cancel(self):
+        """Cancel what is under way, also a run that still waits for a preview to give way."""
+        self._queued = self._queued and ()
         self._session.cancel()
 
     def close(self):
@@ -171,12 +173,13 @@ class Runner:
         if kind in (PREVIEW, None):
             self.preview.end()
         if kind == PREVIEW and self._queued is not None:
-            queued, self._queued = self._queued, None
+            queued, self._queued, kind = self._queued, None, GENERATE
             try:
-                self.generate(*queued)
-                return
+                if queued:  # else it was cancelled meanwhile
+                    self.generate(*queued)
+                    return
             except Exception as failure:
-                kind, error = GENERATE, failure
+                error = failure
         if not self.preview.active:
             self._stop()
         self._tell("on_failed", kind, error)

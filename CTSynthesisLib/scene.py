@@ -6,6 +6,7 @@ under the same parent transform. So the result lies where the segmentation is se
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from . import anatomy
+from . import anatomy, surfaces
 from .errors import SynthesisFailed, UnusableInput
 from .files.codes import format_terminology, parse_terminology
 from .renumber import replaced
@@ -63,7 +64,7 @@ def labelmap_from_segmentation(node, reference=None, *, empty=False) -> LabelMap
     visible = visible_segments(node)
     if not visible:
         raise UnusableInput(f"No segment of '{name}' is visible; show those that shall be generated (eye icon in the segment list).")
-    segmentation = _with_binary_labelmaps(node)
+    segmentation = surfaces.with_voxels(node)
     if reference is not None:
         geometry, origin = reference, "the requested grid"
     else:
@@ -83,10 +84,16 @@ def labelmap_from_segmentation(node, reference=None, *, empty=False) -> LabelMap
     return LabelMap(merged, geometry, tuple(sorted(segments, key=lambda s: s.value)), {"Geometry": origin, "Name": name})
 
 
-def read_labels(node, geometry: Geometry) -> np.ndarray:
-    """The values of the visible segments on ``geometry`` (uint16, (k, j, i)), also where there are none: a quick look at a small part."""
-    ranked = _ranked(visible_segments(node))
-    return _values(ranked)[_merged(_with_binary_labelmaps(node), ranked, geometry)]
+def read_labels(node, geometry: Geometry, values=None) -> np.ndarray:
+    """The values of the visible segments on ``geometry`` (uint16, (k, j, i)), also where there are none: a quick look at a small part.
+
+    ``values`` gives them by segment ID, and leaves the other segments out; without it a segment's value is its place.
+    """
+    visible = visible_segments(node)
+    if values is not None:
+        visible = [(key, replace(segment, value=values[key])) for key, segment in visible if key in values]
+    ranked = _ranked(visible)
+    return _values(ranked)[_merged(surfaces.with_voxels(node), ranked, geometry)]
 
 
 def _ranked(visible):
@@ -117,12 +124,15 @@ def _merged(segmentation, ranked, geometry):
 
 
 def geometry_of_segmentation(node) -> Geometry | None:
-    """The grid that a segmentation node would be generated on, without looking at its voxels; None if there is nothing to generate."""
-    visible = visible_segments(node)
-    if not visible:
+    """The grid that a segmentation node would be generated on, without looking at its voxels.
+
+    None if there is nothing to generate, or if there are only surfaces and no grid is given: then it is known once they are converted.
+    """
+    visible, segmentation = visible_segments(node), node.GetSegmentation()
+    if not visible or not (_given_geometry(node) or surfaces.has_voxels(segmentation)):
         return None
     try:
-        return _reference_geometry(node, _with_binary_labelmaps(node), [segment_id for segment_id, _ in visible])[0]
+        return _reference_geometry(node, segmentation, [segment_id for segment_id, _ in visible])[0]
     except UnusableInput:
         return None
 
@@ -140,27 +150,19 @@ def _segment(segment, value) -> Segment:
     return Segment(value, segment.GetName() or f"Segment_{value}", code, modifier, tuple(segment.GetColor()))
 
 
-def _with_binary_labelmaps(node):
-    """The node's vtkSegmentation, or a copy converted to binary label maps where it holds only surfaces; the node stays as it is."""
-    segmentation = node.GetSegmentation()
-    binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-    if segmentation.ContainsRepresentation(binary):
-        return segmentation
-    copy = slicer.vtkSegmentation()
-    copy.DeepCopy(segmentation)
-    if not copy.CreateRepresentation(binary):
-        raise UnusableInput(f"'{node.GetName()}' cannot be converted to voxels; create its binary label map in the Segmentations module.")
-    return copy
-
-
-def _reference_geometry(node, segmentation, segment_ids) -> tuple[Geometry, str]:
+def _given_geometry(node) -> tuple[Geometry, str] | None:
+    """The grid that the node says, and whose it is."""
     volume = source_volume(node)
     # A source volume under another transform than the segmentation's is not where its grid was taken from: use the stored grid.
     if volume is not None and volume.GetImageData() and volume.GetParentTransformNode() is node.GetParentTransformNode():
         return geometry_of_node(volume), f"the grid of '{volume.GetName()}'"
-    converter = slicer.vtkSegmentationConverter
-    if stored := segmentation.GetConversionParameter(converter.GetReferenceImageGeometryParameterName()):
-        return _geometry_from_string(stored), "the segmentation's reference geometry"
+    stored = node.GetSegmentation().GetConversionParameter(slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName())
+    return (_geometry_from_string(stored), "the segmentation's reference geometry") if stored else None
+
+
+def _reference_geometry(node, segmentation, segment_ids) -> tuple[Geometry, str]:
+    if given := _given_geometry(node):
+        return given
     ids = vtk.vtkStringArray()
     for segment_id in segment_ids:
         ids.InsertNextValue(segment_id)

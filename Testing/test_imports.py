@@ -14,6 +14,7 @@ FILES = sorted(LIBRARY.rglob("*.py"))
 ALLOWED = {"numpy", "SimpleITK", "vtk", "slicer", "qt"}  # third-party modules that Slicer has: free to be imported at file scope
 SLICER_SIDE = {
     "scene",
+    "surfaces",
     "session",
     "live",
     "views",

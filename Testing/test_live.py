@@ -119,6 +119,28 @@ def test_a_full_run_gives_all_slices_and_strokes_in_other_slices_are_found(a_pre
     until(a_preview, lambda: np.abs(voxels() - expected.astype(int)).max() <= 1)
 
 
+def test_removing_an_empty_segment_changes_no_other_and_a_new_one_must_be_told(a_preview, the_labelmap):
+    node = slicer.util.getNode("Thorax")
+    segmentation, transport, sent = node.GetSegmentation(), a_preview.session.worker.transport, []
+    lung = segmentation.GetSegmentIdBySegmentName("lung_left")
+    paint(node, segmentation.GetSegmentIdBySegmentName("body"), the_labelmap.array == 2)
+    a_preview.touched()
+    until(a_preview, lambda: a_preview.latency is not None and not a_preview._slabs)
+    transport.put, put = lambda name, array: (sent.append(array.size), put(name, array)), transport.put
+    segmentation.RemoveSegment(lung)  # the others move up
+    a_preview.touched()
+    until(a_preview, lambda: not a_preview._slabs)
+    assert sent == [] and not a_preview.outdated
+    segmentation.GetNthSegment(2).SetColor(1, 0, 0)
+    assert not a_preview.outdated
+    segmentation.GetNthSegment(2).SetName("spleen")
+    assert a_preview.outdated
+    segmentation.GetNthSegment(2).SetName("heart")
+    segmentation.AddEmptySegment("", "tumour")
+    assert a_preview.outdated
+    transport.put = put
+
+
 def test_it_takes_its_volume_along(a_preview, a_scene):
     before = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")}
     assert before == {"Thorax live preview"}

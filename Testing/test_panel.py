@@ -1,5 +1,6 @@
 """The module and its panel on the test host: real MRML scene, real Qt, stand-ins for the application (see Testing/host)."""
 
+import subprocess
 import sys
 import time
 import types
@@ -174,10 +175,48 @@ def test_choices_survive_saving_and_loading_the_scene(a_panel_with, tmp_path):
     slicer.mrmlScene.Clear(False)
     assert panel._parameterNode.seed == 0
     slicer.mrmlScene.Import()
-    panel.initializeParameterNode()
     assert (panel._parameterNode.seed, panel._parameterNode.model) == (41, "habijan2022")
     assert panel._parameterNode.hounsfield == {"heart": 130.0}
     assert panel.ui.seedSpinBox.value == 41 and panel.ui.modelSelector.currentIndex == 1
+
+
+NOT_A_CHOICE = {"fadeSlider", "remoteCheckBox", "accessEdit"}  # what the views show; what is asked for anew; a setting of the user's
+
+
+def inputs_of(ui):
+    """``{name: (get, set)}`` of every widget that takes a choice; what is got can be compared across scenes."""
+    ways = {
+        "QComboBox": ("currentIndex", lambda w: w.setCurrentIndex(w.count - 1)),
+        "QCheckBox": ("checked", lambda w: w.setChecked(not w.checked)),
+        "QSpinBox": ("value", lambda w: w.setValue(w.minimum + 3)),
+        "QDoubleSpinBox": ("value", lambda w: w.setValue(w.minimum + 1.5)),
+        "QSlider": ("value", lambda w: w.setValue(w.minimum + 3)),
+        "QLineEdit": ("text", lambda w: w.setText("lung, heart")),
+        "qMRMLNodeComboBox": (None, lambda w: w.setCurrentNode(slicer.mrmlScene.GetFirstNodeByClass(w.nodeTypes[-1]))),
+    }
+    for name, widget in vars(ui).items():
+        if widget.className() in ways and name not in NOT_A_CHOICE:
+            value, change = ways[widget.className()]
+            yield name, widget, (lambda w=widget, v=value: getattr(w, v) if v else w.currentNode() and w.currentNode().GetName()), change
+
+
+def test_every_choice_is_saved_with_the_scene_and_comes_back(a_panel_with, tmp_path):
+    panel = a_panel_with("draw")
+    slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.int16), name="CT")
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Places")
+    before, chosen = {}, {}
+    for name, widget, get, change in inputs_of(panel.ui):
+        before[name] = get()
+        change(widget)
+    chosen = {name: get() for name, _widget, get, _change in inputs_of(panel.ui)}
+    assert [name for name in chosen if chosen[name] == before[name]] == ["segmentationSelector"]  # there is one
+    assert len(chosen) > 22
+    slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Commit()
+    slicer.mrmlScene.Clear(False)
+    assert {name: get() for name, _w, get, _c in inputs_of(panel.ui)} == {**before, "segmentationSelector": None}
+    slicer.mrmlScene.Import()
+    assert {name: get() for name, _w, get, _c in inputs_of(panel.ui)} == chosen
 
 
 # -- generating ----------------------------------------------------------------------------------------------------------------------
@@ -364,14 +403,102 @@ def test_torch_is_installed_with_consent_only(no_torch, monkeypatch, answer, but
 
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=PyTorchUtilsLogic))
     click, said = answer
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda app: False)
     click(button)
     if button == "Not now":
-        with pytest.raises(SynthesisFailed, match="click Generate to be asked again"):
+        with pytest.raises(SynthesisFailed, match="click again to be asked again"):
             ensure_torch()
     else:
         ensure_torch()
     assert installed == ([">=2.4"] if button == "Install" else [])
     assert "GB to download" in said[0] and "Without internet" in said[0]
+
+
+def press_every_run(panel):
+    """Click Generate, Style, Volume and Nodule with all that they need; what each of them says then."""
+    ui = panel.ui
+    ct = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.int16), name="CT")
+    ui.styleSelector.setCurrentNode(ct)
+    ui.noduleVolumeSelector.setCurrentNode(ct)
+    said = []
+    for button, label in ((ui.generateButton, ui.statusLabel), (ui.styleButton, ui.styleStatusLabel),
+                          (ui.volumeButton, ui.volumeStatusLabel), (ui.noduleInjectButton, ui.noduleStatusLabel)):  # fmt: skip
+        text = button.text
+        button.click()
+        said.append(label.text)
+        assert button.enabled and button.text == text, "it is not usable again"
+    assert not any(section.busy for section in panel.panel.jobs) and panel.logic.runner.kind is None
+    return said
+
+
+@pytest.fixture
+def an_installation_that_fails(no_torch, monkeypatch):
+    def install(**_):
+        raise subprocess.CalledProcessError(1, ["PythonSlicer", "-m", "light_the_torch", "install", "torch>=2.4"])
+
+    logic = types.SimpleNamespace(installTorch=install)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
+
+
+def test_a_failing_installation_is_one_sentence_in_every_section(a_panel_with, an_installation_that_fails, monkeypatch):
+    from CTSynthesisLib.panel import dependencies
+
+    monkeypatch.setattr(dependencies, "ask_to_install", lambda: True)
+    said = press_every_run(a_panel_with("draw"))
+    assert len(set(said)) == 1 and said[0].startswith("PyTorch could not be installed; see that there is internet")
+    assert "light_the_torch" not in said[0]
+
+
+def test_while_the_application_is_tested_nobody_is_asked(a_panel_with, an_installation_that_fails):
+    assert set(press_every_run(a_panel_with("draw"))) == {"PyTorch was not installed, so nothing was made; click again to be asked again."}
+
+
+@pytest.mark.parametrize(("version", "fits"), [("2.3.1+cpu", False), ("1.13.0", False), ("2.4.0", True), ("2.10.0a0+git", True)])
+def test_a_torch_that_is_too_old_is_refused_and_said(a_panel_with, monkeypatch, version, fits):
+    import importlib.metadata
+
+    from CTSynthesisLib.panel.dependencies import ensure_torch
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    if fits:
+        ensure_torch()
+    else:
+        said = press_every_run(a_panel_with("draw"))
+        assert len(set(said)) == 1 and f"PyTorch {version} is installed, but 2.4 or later is needed" in said[0]
+
+
+def test_dialogs_belong_to_the_main_window(a_panel_with, monkeypatch, tmp_path):
+    import qt
+
+    window, asked = qt.QMainWindow(), []
+    ui = a_panel_with("draw").ui
+    ui.generateButton.click()
+    events_until(lambda: ui.generateButton.text == "Generate")
+    for name in ("getOpenFileName", "getSaveFileName", "getExistingDirectory"):
+        monkeypatch.setattr(qt.QFileDialog, name, lambda *arguments: asked.append(arguments[0]) or "")
+    buttons = [ui.exportNrrdButton, ui.exportNiftiButton, ui.exportDicomButton, ui.importModelButton]
+    for button in buttons:
+        button.click()
+    assert asked == []  # the application is tested: nobody would answer
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda app: False)
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda verbose=True: window)
+    for button in buttons:
+        button.click()
+    assert asked == [window] * 4
+
+
+def test_the_question_belongs_to_the_main_window(the_module, monkeypatch, answer):
+    import qt
+
+    from CTSynthesisLib.panel import dialogs
+
+    window, parents = qt.QMainWindow(), []
+    genuine = qt.QMessageBox
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda app: False)
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda verbose=True: window)
+    monkeypatch.setattr(genuine, "exec_", lambda box: parents.append(box.parent()) or genuine.exec(box))
+    answer[0]("Yes")
+    assert dialogs.agreed("Now?", "Or never.", yes="Yes", no="No") and parents == [window]
 
 
 def test_samples_are_offered_with_their_checksums(the_module, monkeypatch):

@@ -34,12 +34,16 @@ def test_the_buttons_say_what_is_missing(the_panel, a_ct):
 def test_a_nodule_is_put_in_as_a_new_volume_and_a_segment(the_panel, a_ct):
     ui, (ct, points) = the_panel.ui, a_ct
     before = slicer.util.arrayFromVolume(ct).copy()
+    ui.noduleCollapsibleButton.collapsed = False
     ui.noduleVolumeSelector.setCurrentNode(ct)
     ui.nodulePlaceSelector.setCurrentNode(points)
     ui.noduleDiameterSpinBox.value = 12
     ui.noduleInjectButton.click()
     assert ui.noduleInjectButton.text == "Cancel" and ui.noduleProgressBar.visible and not ui.noduleEraseButton.enabled
+    ui.noduleCollapsibleButton.collapsed = True
     events_until(lambda: not the_panel.panel.nodule.busy)
+    ui.noduleCollapsibleButton.collapsed = False  # the bar has gone meanwhile
+    assert not ui.noduleProgressBar.visible
     assert "as segments in" in ui.noduleStatusLabel.text and ui.noduleInjectButton.text == "Put in"
     made = slicer.util.getNode("Chest with nodules")
     changed = slicer.util.arrayFromVolume(made) != before
@@ -70,6 +74,18 @@ def test_what_is_refused_is_said_and_a_cancelled_run_adds_nothing(the_panel, a_c
     ui.noduleInjectButton.click()
     events_until(lambda: not the_panel.panel.nodule.busy)
     assert "cancelled" in ui.noduleStatusLabel.text and names("vtkMRMLScalarVolumeNode") == ["Chest"]
+
+
+def test_closing_the_scene_during_a_run_ends_it(the_panel, a_ct):
+    ui, (ct, points) = the_panel.ui, a_ct
+    ui.noduleCollapsibleButton.collapsed = False
+    ui.noduleVolumeSelector.setCurrentNode(ct)
+    ui.nodulePlaceSelector.setCurrentNode(points)
+    ui.noduleInjectButton.click()
+    assert ui.noduleProgressBar.visible
+    slicer.mrmlScene.Clear(False)
+    assert not the_panel.panel.nodule.busy and ui.noduleInjectButton.text == "Put in" and not ui.noduleProgressBar.visible
+    assert "scene was closed" in ui.noduleStatusLabel.text and not ui.noduleInjectButton.enabled
 
 
 def test_without_points_the_place_is_where_the_slice_views_meet(the_panel, a_ct):

@@ -92,6 +92,79 @@ def test_the_live_preview_follows_the_brush(a_panel, a_segmentation_node, a_labe
     assert [node.GetName() for node in volumes()] == ["Thorax synthetic CT"]
 
 
+@pytest.fixture
+def a_previewing_panel(a_panel):
+    """The panel with the live preview running and the slice that is looked at drawn."""
+    a_panel.ui.previewCheckBox.setChecked(True)
+    preview = a_panel.logic.runner.preview
+    events_until(lambda: preview.node is not None, 30)
+    events_until(lambda: len(np.unique(slicer.util.arrayFromVolume(preview.node)[4])) > 10)
+    return a_panel
+
+
+def middle_of(preview):
+    return np.median(slicer.util.arrayFromVolume(preview.node)[4, 5:8, 5:8])
+
+
+def test_the_live_preview_follows_what_is_painted_in_another_module(a_previewing_panel, a_segmentation_node):
+    from slicer_app import come_back, leave
+
+    panel, preview = a_previewing_panel, a_previewing_panel.logic.runner.preview
+    node, before = preview.node, middle_of(preview)
+    leave(panel)
+    assert preview.node is node and not panel.panel.shortcuts._shortcuts[0].enabled
+    spine = a_segmentation_node.GetSegmentation().GetSegmentIdBySegmentName("vertebrae")
+    paint(a_segmentation_node, spine, (slice(4, 5), slice(4, 9), slice(4, 9)))
+    events_until(lambda: middle_of(preview) > before + 100)
+    come_back(panel)
+    assert preview.node is node and panel.ui.previewCheckBox.checked and panel.panel.shortcuts._shortcuts[0].enabled
+    paint(a_segmentation_node, spine, (slice(4, 5), slice(4, 9), slice(4, 9)), 0)
+    events_until(lambda: middle_of(preview) < before + 100)
+    assert preview.node is node
+    panel.ui.previewCheckBox.setChecked(False)
+    assert volumes() == [] and not preview.active
+
+
+def test_a_segment_that_is_added_while_it_runs_is_drawn_too(a_previewing_panel, a_segmentation_node):
+    from slicer_app import leave
+
+    panel, preview = a_previewing_panel, a_previewing_panel.logic.runner.preview
+    leave(panel)
+    before, node = middle_of(preview), preview.node
+    added = a_segmentation_node.GetSegmentation().AddEmptySegment("", "sternum")
+    paint(a_segmentation_node, added, (slice(4, 5), slice(4, 9), slice(4, 9)))
+    events_until(lambda: preview.node not in (None, node) and middle_of(preview) > before + 100)  # begun anew, as its worker has to know it
+    assert "unexpected" not in panel.ui.statusLabel.text
+
+
+def test_the_preview_ends_with_its_nodes_and_its_box_says_so(a_previewing_panel, a_segmentation_node):
+    from slicer_app import come_back, leave
+
+    panel, preview = a_previewing_panel, a_previewing_panel.logic.runner.preview
+    leave(panel)
+    slicer.mrmlScene.RemoveNode(preview.node)
+    events_until(lambda: not preview.active)
+    assert not panel._parameterNode.livePreview
+    come_back(panel)
+    assert not panel.ui.previewCheckBox.checked
+    panel.ui.previewCheckBox.setChecked(True)
+    events_until(lambda: preview.node is not None, 30)
+    leave(panel)
+    slicer.mrmlScene.RemoveNode(a_segmentation_node)
+    events_until(lambda: not preview.active)
+    assert volumes() == []
+
+
+def test_closing_the_scene_from_another_module_ends_the_preview(a_previewing_panel):
+    from slicer_app import come_back, leave
+
+    leave(a_previewing_panel)
+    slicer.mrmlScene.Clear(False)
+    assert not a_previewing_panel.logic.runner.preview.active and volumes() == []
+    come_back(a_previewing_panel)
+    assert not a_previewing_panel.ui.previewCheckBox.checked
+
+
 def test_a_preview_that_is_starting_gives_way_to_generate(a_panel):
     ui, runner = a_panel.ui, a_panel.logic.runner
     ui.previewCheckBox.setChecked(True)
@@ -100,6 +173,20 @@ def test_a_preview_that_is_starting_gives_way_to_generate(a_panel):
     events_until(lambda: ui.generateButton.text == "Generate" and runner.history.last is not None, 30)
     events_until(lambda: runner.preview.node is not None and runner.kind is None, 30)
     assert np.array_equal(slicer.util.arrayFromVolume(runner.preview.node), slicer.util.arrayFromVolume(runner.history.last))
+
+
+@pytest.mark.parametrize("how", ["button", "scene"])
+def test_a_run_that_waits_for_the_preview_can_be_cancelled(a_panel, how):
+    ui, runner = a_panel.ui, a_panel.logic.runner
+    ui.previewCheckBox.setChecked(True)
+    ui.generateButton.click()
+    if how == "button":
+        ui.generateButton.click()
+        a_panel._parameterNode.livePreview = False
+    else:
+        slicer.mrmlScene.Clear(False)
+    events_until(lambda: ui.generateButton.text == "Generate" and runner.kind is None, 30)
+    assert volumes() == [] and "Cancelled" in ui.statusLabel.text
 
 
 def test_what_is_painted_during_a_run_is_not_taken_for_shown(a_panel, a_segmentation_node):
@@ -140,6 +227,20 @@ def test_the_quality_report_shows_what_is_off_first(a_drawing_panel):
     events_until(lambda: ui.qualityTable.rowCount == 6)
     assert "not as expected" in ui.qualityLabel.text and row_of(ui.qualityTable, 0)[0].startswith("⚠ ")
     assert row_of(ui.qualityTable, 5)[0] in ("body", "heart", "aorta", "vertebrae")
+
+
+def test_what_comes_into_a_closed_section_is_there_when_it_opens(a_drawing_panel):
+    ui = a_drawing_panel.ui
+    assert ui.resultCollapsibleButton.collapsed
+    generated(a_drawing_panel)
+    events_until(lambda: ui.qualityTable.rowCount == 6)
+    assert not ui.qualityTable.visible
+    ui.resultCollapsibleButton.collapsed = False
+    assert ui.qualityTable.visible and ui.qualityLabel.visible
+    a_drawing_panel.panel.quality.clear()
+    ui.resultCollapsibleButton.collapsed = True
+    ui.resultCollapsibleButton.collapsed = False
+    assert not ui.qualityTable.visible  # it has nothing to show
 
 
 def test_undo_takes_the_last_run_back(a_drawing_panel, views_of):
@@ -296,10 +397,45 @@ def test_every_choice_survives_saving_and_loading(a_drawing_panel, tmp_path):
     slicer.mrmlScene.Clear(False)
     assert widget.panel.request().phase == "plain"
     slicer.mrmlScene.Import()
-    widget.initializeParameterNode()
     request = widget.panel.request()
     assert (request.phase, request.outside, request.device, request.inside) == ("portal", "air", "cpu", "plain")
     assert (ui.phaseSelector.currentIndex, ui.outsideSelector.currentIndex, ui.insideCheckBox.checked) == (2, 2, False)
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """How often surfaces were converted to voxels, one entry each."""
+    made, genuine = [], slicer.vtkSegmentation
+
+    class Counting(genuine):
+        def CreateRepresentation(self, *arguments):
+            made.append(arguments)
+            return genuine.CreateRepresentation(self, *arguments)
+
+    monkeypatch.setattr(slicer, "vtkSegmentation", Counting)
+    return made
+
+
+def test_surfaces_are_converted_to_generate_and_not_to_update_the_panel(a_drawing_panel, a_segmentation_node, conversions):
+    segmentation, ui = a_segmentation_node.GetSegmentation(), a_drawing_panel.ui
+    segmentation.CreateRepresentation("Closed surface")
+    segmentation.SetSourceRepresentationName("Closed surface")
+    segmentation.RemoveRepresentation("Binary labelmap")
+    a_drawing_panel.panel.update()
+    assert "28 × 24 × 8 voxels" in ui.estimateLabel.text  # it says its grid
+    grid = segmentation.GetConversionParameter("Reference image geometry")
+    segmentation.SetConversionParameter("Reference image geometry", "")
+    a_drawing_panel.panel.update()
+    assert "turned into voxels when you generate" in ui.estimateLabel.text and ui.generateButton.enabled
+    assert conversions == []
+    segmentation.SetConversionParameter("Reference image geometry", grid)
+    node = generated(a_drawing_panel)
+    assert len(conversions) == 1 and len(np.unique(slicer.util.arrayFromVolume(node))) > 10
+    generated(a_drawing_panel)
+    assert len(conversions) == 1  # nothing has changed
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+    generated(a_drawing_panel)
+    assert len(conversions) == 2
 
 
 def test_the_surroundings_need_a_ct(a_drawing_panel):

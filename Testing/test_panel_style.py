@@ -26,6 +26,7 @@ def two_scans(a_scene):
 
 
 def choose(panel, two_scans):
+    panel.ui.styleCollapsibleButton.collapsed = False
     panel.ui.segmentationSelector.setCurrentNode(two_scans["Content segments"])
     panel.ui.styleSelector.setCurrentNode(two_scans["Style"])
     panel.ui.styleSegmentationSelector.setCurrentNode(two_scans["Style segments"])
@@ -75,3 +76,13 @@ def test_cancel_leaves_the_scene_as_it_was(the_panel, two_scans):
     events_until(lambda: not the_panel.panel.style.busy)
     assert "cancelled" in the_panel.ui.styleStatusLabel.text and len(volumes()) == 2
     assert the_panel.ui.styleButton.enabled and not the_panel.ui.styleProgressBar.visible
+
+
+def test_closing_the_scene_during_a_run_ends_it(the_panel, two_scans):
+    choose(the_panel, two_scans)
+    ui = the_panel.ui
+    ui.styleButton.click()
+    assert ui.styleProgressBar.visible
+    slicer.mrmlScene.Clear(False)
+    assert not the_panel.panel.style.busy and ui.styleButton.text == "Apply style" and not ui.styleProgressBar.visible
+    assert "scene was closed" in ui.styleStatusLabel.text and not ui.styleButton.enabled

@@ -18,6 +18,7 @@ def a_small_volume(the_panel, tmp_path, monkeypatch):
     monkeypatch.setattr(volume_job.VolumeJob, "_arguments", lambda job: [*arguments(job), "--preset", anatomy.path])
     the_panel.panel.parameters.model = card.path
     the_panel.ui.volumeSizeSpinBox.value = 64
+    the_panel.ui.volumeCollapsibleButton.collapsed = False
     return the_panel
 
 
@@ -41,3 +42,12 @@ def test_cancel_leaves_the_scene_as_it_was(a_small_volume):
     a_small_volume.ui.volumeButton.click()
     events_until(lambda: not a_small_volume.panel.volume.busy)
     assert "cancelled" in a_small_volume.ui.volumeStatusLabel.text and volumes() == []
+
+
+def test_closing_the_scene_during_a_run_ends_it(a_small_volume):
+    ui = a_small_volume.ui
+    ui.volumeButton.click()
+    assert ui.volumeProgressBar.visible
+    slicer.mrmlScene.Clear(False)
+    assert not a_small_volume.panel.volume.busy and ui.volumeButton.text == "Make a volume" and not ui.volumeProgressBar.visible
+    assert "scene was closed" in ui.volumeStatusLabel.text

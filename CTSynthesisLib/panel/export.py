@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
 from .. import scene
 from ..errors import SynthesisFailed, UnusableInput
+from . import dialogs
+from .wording import said
 
 
 class ExportSection:
@@ -57,13 +58,13 @@ class ExportSection:
             scene.export_volume(volume, path)
             return _("“{name}” was written to {path}.").format(name=volume.GetName(), path=path)
         except (UnusableInput, SynthesisFailed) as error:
-            return str(error)
+            return said(error)
         except OSError as error:
             return _("{path} cannot be written ({reason}); choose another place.").format(path=path, reason=error.strerror)
 
     def _on_file(self, suffix, kind):
         name = f"{self._volume().GetName()}{suffix}"
-        path = qt.QFileDialog.getSaveFileName(None, _("Export the synthetic CT"), name, kind)
+        path = dialogs.file_to_save(_("Export the synthetic CT"), name, kind)
         if path and not str(path).endswith(suffix):
             path = f"{path}{suffix}"
             if Path(path).exists():  # the dialog asked about the name without its ending
@@ -73,7 +74,7 @@ class ExportSection:
             self._ui.exportLabel.text = self.write(path)
 
     def _on_dicom(self):
-        parent = qt.QFileDialog.getExistingDirectory(None, _("Choose where the DICOM folder is made"))
+        parent = dialogs.folder(_("Choose where the DICOM folder is made"))
         if parent:
             safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in self._volume().GetName())
             folder, number = Path(parent) / safe, 1

@@ -7,6 +7,7 @@ import time
 from slicer.i18n import tr as _
 
 from ..synthesis.memory import available_bytes, estimated_bytes, estimated_seconds
+from .wording import said
 
 READY, RUNNING, CANCELLING = "ready", "running", "cancelling"
 
@@ -89,14 +90,14 @@ def summary(result, node_name) -> str:
     text = _("“{name}” generated in {seconds} s on {device}.")
     lines = [text.format(name=node_name, seconds=f"{result.seconds:.1f}", device=result.device.upper())]
     if result.assumptions:
-        lines.append(_("Assumed: {assumptions}").format(assumptions=" ".join(result.assumptions)))
+        lines.append(_("Assumed: {assumptions}").format(assumptions=said(" ".join(result.assumptions))))
     return "\n".join(lines)
 
 
 def estimate(geometry, voxels_a_second, device) -> str:
-    """What a run will cost: time and memory, before it is begun; ``geometry`` may be None."""
+    """What a run will cost: time and memory, before it is begun; ``geometry`` is None while there are only surfaces."""
     if geometry is None:
-        return ""
+        return _("The surfaces are turned into voxels when you generate; how many is known then.")
     k, j, i = geometry.shape
     voxels = k * j * i
     text = _("{i} × {j} × {k} voxels: about {time} and {memory} GB of memory{device}.")

@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from .. import anatomy, scene
 from ..errors import UnusableInput
+from .wording import said
 
 SEGMENT, STRUCTURE, HOW, HU = range(4)
 
@@ -55,7 +56,7 @@ class SegmentTable:
         table.blockSignals(True)
         table.setRowCount(len(self._understood))
         for row, understood in enumerate(self._understood):
-            tooltip = understood.note or _("Drawn as {tissue}, {mean} ± {spread} HU.").format(
+            tooltip = said(understood.note) or _("Drawn as {tissue}, {mean} ± {spread} HU.").format(
                 tissue=understood.structure.tissue.value, mean=round(understood.mean_hu), spread=round(understood.sd_hu)
             )
             segment = understood.segment
@@ -114,7 +115,7 @@ class SegmentTable:
                     hu[name] = _hounsfield(text)
         except UnusableInput as error:
             self._fill()
-            self._say(str(error))
+            self._say(said(error))
             return
         self._corrected(names, hu)
 

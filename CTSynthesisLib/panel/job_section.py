@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 
 import qt
 from slicer.i18n import tr as _
 
 from ..errors import SynthesisFailed, UnusableInput
-from ..worker.client import Progress
+from ..worker import Cancelled, Progress
 from .dependencies import ensure_torch
+from .wording import said
 
 INTERVAL_MS = 100
 
@@ -47,6 +49,10 @@ class JobSection(ABC):
             self._job.close()
         self._job = None
 
+    def forget(self):
+        """The scene is about to close: a run is cancelled, and what is said of runs goes with it."""
+        self._done(_("The scene was closed, so the run was cancelled.") if self.busy else "")
+
     @abstractmethod
     def _begin(self, *what):
         """The job, a :class:`~CTSynthesisLib.worker.command_job.CommandJob`."""
@@ -64,8 +70,8 @@ class JobSection(ABC):
         try:
             ensure_torch()
             self._job = self._begin(*what)
-        except (UnusableInput, SynthesisFailed) as error:
-            self._done(str(error))
+        except Exception as error:  # whatever it is, the panel must be usable again
+            self._failed(error)
             return
         self._bar.visible = True
         self._bar.value = 0
@@ -76,14 +82,20 @@ class JobSection(ABC):
     def _poll(self):
         try:
             news = self._job.poll()
+            sentences = None if news is None or isinstance(news, Progress) else [self._take(news), *map(said, self._job.notes)]
         except Exception as error:  # whatever it is, the panel must be usable again
-            self._done(str(error))
+            self._failed(error)
             return
         if isinstance(news, Progress):
             self._bar.value = round(1000 * news.fraction)
             self._status.text = f"{news.stage[:1].upper()}{news.stage[1:]} …"
-        elif news is not None:
-            self._done("\n".join([self._take(news), *self._job.notes]))
+        elif sentences:
+            self._done("\n".join(sentences))
+
+    def _failed(self, error):
+        if not isinstance(error, UnusableInput | SynthesisFailed | Cancelled):
+            logging.error("CT Synthesis", exc_info=error)
+        self._done(said(error))
 
     def _done(self, sentence: str):
         self.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
 from .. import modelstore
 from ..errors import UnusableInput
+from . import dialogs
+from .wording import said
 
 
 class ModelSelector:
@@ -65,13 +66,13 @@ class ModelSelector:
         try:
             card = modelstore.import_model(path)
         except (UnusableInput, OSError) as error:
-            self._say(str(error))
+            self._say(said(error))
             return
         self.reload()
         self._chosen(card.name)
 
     def _on_import(self):
-        path = qt.QFileDialog.getOpenFileName(None, _("Import a model"), "", _("Models (*.safetensors *.json)"))
+        path = dialogs.file_to_open(_("Import a model"), _("Models (*.safetensors *.json)"))
         if path:
             self.import_from(path)
 

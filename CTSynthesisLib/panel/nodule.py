@@ -26,23 +26,30 @@ class NoduleSection(JobSection):
         views meet), ``noduleRandomSpinBox`` (so many at random places instead; 0 for none), ``noduleDiameterSpinBox``,
         ``noduleTypeSelector``, ``noduleEdgeSelector``, ``noduleAnywhereCheckBox``, ``noduleInjectButton``, ``noduleEraseButton``,
         ``noduleProgressBar``, ``noduleStatusLabel``.
-    seed : callable
-        Returns the panel's seed.
+    parameters : callable
+        Returns the panel's parameters: seed, type, edge and places count.
+    chosen : callable
+        Called with ``(parameter, value)``.
     """
 
-    def __init__(self, ui, seed):
+    def __init__(self, ui, parameters, chosen):
         super().__init__(ui.noduleProgressBar, ui.noduleStatusLabel)
-        self._ui, self._seed, self._node = ui, seed, None
-        self._kind, self._edge = "solid", "smooth"
+        self._ui, self._parameters, self._node = ui, parameters, None
         kinds = {"solid": _("Solid"), "part-solid": _("Part-solid"), "ground-glass": _("Ground-glass")}
         edges = {"smooth": _("Smooth"), "lobulated": _("Lobulated"), "spiculated": _("Spiculated")}
-        self.kind = Choice(ui.noduleTypeSelector, kinds, lambda kind: setattr(self, "_kind", kind))
-        self.edge = Choice(ui.noduleEdgeSelector, edges, lambda edge: setattr(self, "_edge", edge))
-        for selector in (ui.noduleVolumeSelector, ui.nodulePlaceSelector):
-            selector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
+        self.kind = Choice(ui.noduleTypeSelector, kinds, lambda kind: chosen("noduleType", kind))
+        self.edge = Choice(ui.noduleEdgeSelector, edges, lambda edge: chosen("noduleEdge", edge))
+        ui.noduleVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
+        # takes nodes of two kinds, which a parameter of the .ui cannot
+        ui.nodulePlaceSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node=None: chosen("nodulePlaces", node))
         ui.noduleInjectButton.connect("clicked(bool)", lambda _checked=False: self._press(INJECT))
         ui.noduleEraseButton.connect("clicked(bool)", lambda _checked=False: self._press(ERASE))
         self.update()
+
+    def show(self, parameters):
+        self.kind.show(parameters.noduleType)
+        self.edge.show(parameters.noduleEdge)
+        self._ui.nodulePlaceSelector.setCurrentNode(parameters.nodulePlaces)
 
     def update(self, *_ignored):
         """Enable the buttons, or disable them and say in their tooltips what is missing."""
@@ -64,14 +71,15 @@ class NoduleSection(JobSection):
         return _("Select the CT to work on") if self._ui.noduleVolumeSelector.currentNode() is None else ""
 
     def _begin(self, what):
-        ui, node = self._ui, self._ui.noduleVolumeSelector.currentNode()
+        ui, node, parameters = self._ui, self._ui.noduleVolumeSelector.currentNode(), self._parameters()
         volume = scene.volume_in_world(node)
         places = {"random": ui.noduleRandomSpinBox.value} if what == INJECT and ui.noduleRandomSpinBox.value else self._places(volume)
         own_size = what == ERASE or "at" not in places  # that of the outline, of what is found, or as in LIDC
         self._node, self._what = node, what
         return NoduleJob(
-            what, volume, **places, diameter=None if own_size else ui.noduleDiameterSpinBox.value, kind=self._kind, edge=self._edge,
-            seed=self._seed(), anywhere=ui.noduleAnywhereCheckBox.checked,
+            what, volume, **places, diameter=None if own_size else ui.noduleDiameterSpinBox.value, kind=parameters.noduleType,
+            edge=parameters.noduleEdge, seed=parameters.seed, anywhere=ui.noduleAnywhereCheckBox.checked,
+            called=node.GetName(),
         )  # fmt: skip
 
     def _places(self, volume) -> dict:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
-from .. import modelstore, scene, views
+from .. import modelstore, scene, surfaces, views
 from ..errors import UnusableInput
 from ..runner import GENERATE, PREVIEW, Listener, details
 from ..synthesis.request import Request
 from ..worker import Cancelled
 from .choice import Choice
 from .compare import CompareSection
-from .dependencies import ensure_torch
+from .dependencies import NoTorch, ensure_torch
 from .export import ExportSection
 from .generate import GenerateSection, estimate, summary
 from .inputs import SegmentTable
@@ -26,6 +26,7 @@ from .review import ReviewSection
 from .shortcuts import Shortcuts
 from .style import StyleSection
 from .volume import VolumeSection
+from .wording import said
 from .worker import WorkerSection
 
 
@@ -51,14 +52,15 @@ class Panel(Listener):
         self.outputs = OutputsSection(ui, self._choose)
         self.preview = PreviewSection(ui.previewCheckBox, self._on_stroke)
         self.generating = GenerateSection(ui.generateButton, ui.progressBar, ui.statusLabel, self._on_generate, runner.cancel)
-        self.quality = QualitySection(ui.resultCollapsibleButton, ui.qualityLabel, ui.qualityTable)
+        self.quality = QualitySection(ui.qualityLabel, ui.qualityTable)
         self.review = ReviewSection(ui, self._on_similarity_wanted, self._on_keep, self._on_undo)
         self.compare = CompareSection(ui, lambda: (runner.history.last, runner.history.previous))
         self.exporting = ExportSection(ui, lambda: runner.history.last)
         self.worker = WorkerSection(ui, lambda: runner.session, self._choose)
         self.style = StyleSection(ui, ui.segmentationSelector.currentNode, lambda: self.parameters.seed)
         self.volume = VolumeSection(ui, lambda: self.parameters)
-        self.nodule = NoduleSection(ui, lambda: self.parameters.seed)
+        self.nodule = NoduleSection(ui, lambda: self.parameters, self._choose)
+        self.jobs = (self.style, self.nodule, self.volume)
         self.notes = Notes()
         self.shortcuts = Shortcuts(widget, self.generating.press, self.generating.cancel)
         runner.listener = self
@@ -71,6 +73,7 @@ class Panel(Listener):
             self.phase.show(parameters.phase)
             self.outputs.show(parameters.outside)
             self.worker.show(parameters.device)
+            self.nodule.show(parameters)
         self.update()
         self._follow_preview()
 
@@ -83,14 +86,15 @@ class Panel(Listener):
     def painted(self):
         """The segmentation is being changed."""
         self.runner.painted()
-        self.preview.painted()
+        if self.parameters and self.parameters.livePreview:
+            self.preview.painted()
 
     def forget(self):
         """The scene is about to close: a run is cancelled, and nothing is left to compare or undo."""
         self.runner.cancel()
-        self.style.close()
-        self.volume.close()
-        self.nodule.close()
+        for section in self.jobs:
+            section.forget()
+        surfaces.forget()
         self.runner.preview.end()
         self.runner.history.clear()
         self.quality.clear()
@@ -99,9 +103,8 @@ class Panel(Listener):
 
     def close(self):
         self.preview.stop()
-        self.style.close()
-        self.volume.close()
-        self.nodule.close()
+        for section in self.jobs:
+            section.close()
         self.shortcuts.remove()
         self.notes.remove()
 
@@ -119,14 +122,14 @@ class Panel(Listener):
         parameters, problem, busy = self.parameters, self.problem(), self.runner.kind is not None
         self.generating.allow(problem)
         geometry = None if problem else scene.geometry_of_segmentation(parameters.segmentation)
-        self.ui.estimateLabel.text = estimate(geometry, self.runner.voxels_a_second, self.runner.session.worker.device)
+        self.ui.estimateLabel.text = "" if problem else estimate(geometry, self.runner.voxels_a_second, self.runner.session.worker.device)
         self.preview.allow(self.model.card(parameters.model) if parameters else None, problem)
         self.review.allow(self.runner.history.last, busy)
         self.compare.update()
         self.exporting.update()
         self.worker.update()
-        self.style.update()
-        self.nodule.update()
+        for section in self.jobs:
+            section.update()
         self.shortcuts.enable(self._entered, busy)
 
     def problem(self) -> str:
@@ -145,7 +148,8 @@ class Panel(Listener):
                        outside=parameters.outside, device=parameters.device)  # fmt: skip
 
     def _choose(self, parameter, value):
-        setattr(self.parameters, parameter, value)
+        if self.parameters and getattr(self.parameters, parameter) != value:
+            setattr(self.parameters, parameter, value)
 
     def _on_corrected(self, names, hounsfield):
         self.parameters.structureNames = {**self._hidden(self.parameters.structureNames), **names}
@@ -189,10 +193,11 @@ class Panel(Listener):
             self._attempt(PREVIEW, lambda: self.runner.begin_preview(*choice, like=like))
 
     def _on_stroke(self):
-        if self.runner.preview.active:
+        if self.runner.preview.active and not self.runner.preview.outdated:
             self.runner.preview.touched()
-        else:  # its worker had given its memory back
+        else:  # its worker had given its memory back, or there is a segment that it does not know
             self._previewed = None
+            self.update()
             self._follow_preview()
 
     # -- what the runner tells ---------------------------------------------------------------------------------------------------
@@ -226,22 +231,26 @@ class Panel(Listener):
             if latency is not None:
                 text = _("Live preview: the last stroke took {milliseconds} ms.").format(milliseconds=round(1000 * latency))
             self.ui.statusLabel.text = text
+        if self._previewed is None:  # a segment came while it was starting
+            self._follow_preview()
 
     def on_similarity(self, similarity):
         self.review.show(similarity)
 
     def on_worker(self):
+        if self.parameters and self.runner.preview.deleted:
+            self.parameters.livePreview = False
         self.update_buttons()
         self._follow_preview()
 
     def on_failed(self, kind, error):
         if kind == GENERATE:
             cancelled = _("Cancelled; nothing was added to the scene.")
-            self.generating.done(cancelled if isinstance(error, Cancelled) else str(error))
+            self.generating.done(cancelled if isinstance(error, Cancelled) else said(error))
         elif not isinstance(error, Cancelled):
-            self.ui.statusLabel.text = str(error)
-        if not isinstance(error, UnusableInput | Cancelled):
-            slicer.util.errorDisplay(str(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
+            self.ui.statusLabel.text = said(error)
+        if not isinstance(error, UnusableInput | Cancelled | NoTorch):
+            slicer.util.errorDisplay(said(error), windowTitle=_("CT Synthesis"), detailedText=details(error))
         self.update_buttons()
 
     # -- the last result ---------------------------------------------------------------------------------------------------------

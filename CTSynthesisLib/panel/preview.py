@@ -15,7 +15,7 @@ class PreviewSection:
     ----------
     box : QCheckBox
     stroke : callable
-        Called when the segmentation has changed and the box is ticked.
+        Called a moment after :meth:`painted`.
     """
 
     def __init__(self, box, stroke):
@@ -28,7 +28,7 @@ class PreviewSection:
 
     def painted(self):
         """Something has changed; more may follow at once. It is not put off by what follows, so a long stroke is followed too."""
-        if self._box.checked and not self._timer.active:
+        if not self._timer.active:
             self._timer.start()
 
     def allow(self, card, problem):

@@ -11,11 +11,11 @@ class QualitySection:
 
     Parameters
     ----------
-    section, label, table : ctkCollapsibleButton, QLabel, QTableWidget
+    label, table : QLabel, QTableWidget
     """
 
-    def __init__(self, section, label, table):
-        self._section, self._label, self._table = section, label, table
+    def __init__(self, label, table):
+        self._label, self._table = label, table
         header = table.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         for column in range(1, 5):
@@ -39,7 +39,7 @@ class QualitySection:
         self._table.setRowCount(len(rows))
         for place, row in enumerate(rows):
             self._fill(place, row)
-        self._table.visible = not self._section.collapsed
+        self._table.visible = True  # a closed section keeps it hidden until it opens, unless it was hidden explicitly
 
     def _fill(self, place, row):
         empty = row.volume_ml == 0

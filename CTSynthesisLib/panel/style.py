@@ -61,6 +61,7 @@ class StyleSection(JobSection):
             strength=ui.styleStrengthSlider.value / 100,
             refine=ui.styleRefineSpinBox.value,
             seed=self._seed(),
+            called={"style": ui.styleSelector.currentNode().GetName()} | ({"content": content.GetName()} if content is not None else {}),
         )
 
     def _take(self, result) -> str:

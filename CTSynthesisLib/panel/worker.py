@@ -6,7 +6,9 @@ import qt
 from slicer.i18n import tr as _
 
 from ..errors import SynthesisFailed, UnusableInput
+from . import dialogs
 from .choice import Choice
+from .wording import said
 
 SETTING = "CTSynthesis/RemoteAccessFile"  # of this user on this computer: a path, never a token, and not saved with the scene
 
@@ -76,7 +78,7 @@ class WorkerSection:
             self._connect()
 
     def _on_browse(self):
-        path = qt.QFileDialog.getOpenFileName(None, _("Access file of the remote worker"), "", _("Access files (*.json)"))
+        path = dialogs.file_to_open(_("Access file of the remote worker"), _("Access files (*.json)"))
         if path:
             self._ui.accessEdit.text = path
             self._connect()
@@ -87,7 +89,7 @@ class WorkerSection:
         try:
             self._ui.remoteLabel.text = probe(self._connect(quiet=False))
         except (UnusableInput, SynthesisFailed) as error:
-            self._ui.remoteLabel.text = str(error)
+            self._ui.remoteLabel.text = said(error)
 
     def _connect(self, quiet=True):
         from ..worker.frames import Access
@@ -95,7 +97,7 @@ class WorkerSection:
         try:
             access = Access.read(self._ui.accessEdit.text)
         except UnusableInput as error:
-            self._ui.remoteLabel.text = str(error)
+            self._ui.remoteLabel.text = said(error)
             if quiet:
                 return None
             raise

@@ -188,8 +188,8 @@ class Workbench(TrameApp, Listener):
             with self.state:
                 if self._painted_at is not None and asyncio.get_event_loop().time() - self._painted_at > GATHER_SECONDS:
                     self._painted_at = None
-                    if not self.runner.preview.active and self.runner.kind is None:
-                        self._previewed = None  # its worker had given its memory back, or has failed: begin anew
+                    if (not self.runner.preview.active or self.runner.preview.outdated) and self.runner.kind is None:
+                        self._previewed = None  # its worker had given its memory back, has failed, or lacks a segment: begin anew
                     self._update()
                     self.runner.preview.touched()
                 self.runner.poll()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +27,7 @@ class CommandJob(ABC):
     """One run; poll it until it returns the result.
 
     A subclass says in :meth:`_arguments` what the command is given, having written its input into the folder, and in :meth:`_read` what
-    has come of it.
+    has come of it. The command runs in that folder, so that neither its sentences nor the provenance that it writes name a temporary path.
 
     Parameters
     ----------
@@ -34,9 +35,12 @@ class CommandJob(ABC):
         Of the command line, for example ``style``.
     doing : str
         What it does, for the sentence after a cancel: ``Styling``.
+    called : dict, optional
+        What the user calls the content of each file, by the file's name: sentences about it say so.
     """
 
-    def __init__(self, command: str, doing: str, python: str | None = None):
+    def __init__(self, command: str, doing: str, python: str | None = None, called: dict[str, str] | None = None):
+        self._called = called or {}
         self._doing, self._folder = doing, Path(tempfile.mkdtemp(prefix=f"CTSynthesis-{command}-"))
         try:
             arguments = self._arguments()
@@ -46,7 +50,7 @@ class CommandJob(ABC):
             self._process = subprocess.Popen(
                 [python or python_executable(), "-m", "CTSynthesisLib", command, *map(str, arguments), "--tell-progress"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
-                env=environment, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                env=environment, cwd=self._folder, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )  # fmt: skip
         except Exception:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -74,7 +78,7 @@ class CommandJob(ABC):
                 said = json.loads(line)
                 latest = Progress(said["fraction"], said["stage"])
             elif line.startswith("note: "):
-                self.notes.append(line.removeprefix("note: "))
+                self.notes.append(self._in_users_words(line.removeprefix("note: ")))
             else:
                 self._last = line
         return latest
@@ -103,13 +107,18 @@ class CommandJob(ABC):
                 raise Cancelled(f"{self._doing} was cancelled.")
             if code:
                 sentence = self._last.removeprefix("ctsynthesis: ") or f"The child process ended unexpectedly (exit code {code})."
-                raise (UnusableInput if code == 2 else SynthesisFailed)(sentence)
+                raise (UnusableInput if code == 2 else SynthesisFailed)(self._in_users_words(sentence))
             return self._read()
         finally:
             self.close()
 
     def _path(self, name: str) -> str:
         return str(self._folder / name)
+
+    def _in_users_words(self, sentence: str) -> str:
+        for name, called in self._called.items():
+            sentence = re.sub(rf"['“]?(?<![\w.]){re.escape(name)}(?!\w)['”]?", lambda _, called=called: f"“{called}”", sentence)
+        return sentence
 
 
 def _read(stream, lines):

@@ -25,25 +25,28 @@ class NoduleJob(CommandJob):
     kind, edge : str
     seed : int
     anywhere : bool
+    called : str
+        What the user calls the CT.
     """
 
     def __init__(self, what: str, volume: Volume, *, at=(), mask: LabelMap | None = None, random: int = 0, diameter: float | None = None,
-                 kind: str = "solid", edge: str = "smooth", seed: int = 0, anywhere: bool = False, python: str | None = None):  # fmt: skip
+                 kind: str = "solid", edge: str = "smooth", seed: int = 0, anywhere: bool = False, called: str = "CT",
+                 python: str | None = None):  # fmt: skip
         self._volume, self._mask = volume, mask
         self._choices = [what, "--type", kind, "--edge", edge, "--seed", seed]
         self._choices += [f"--at={','.join(f'{a:.2f}' for a in place)}" for place in at]
         self._choices += ["--random", random] if random else []
         self._choices += ["--diameter", diameter] if diameter else []
         self._choices += ["--anywhere"] if anywhere else []
-        super().__init__("nodule", "Working on nodules", python)
+        words = {"ct.nrrd": called, "mask.seg.nrrd": mask.metadata.get("Name", "mask") if mask else "mask"}
+        super().__init__("nodule", "Working on nodules", python, words)
 
     def _arguments(self) -> list:
         write_volume(self._volume, self._path("ct.nrrd"))
-        arguments = [*self._choices, self._path("ct.nrrd"), "-o", self._path("result.nrrd")]
-        arguments += ["--segmentation", self._path("result.seg.nrrd")]
+        arguments = [*self._choices, "ct.nrrd", "-o", "result.nrrd", "--segmentation", "result.seg.nrrd"]
         if self._mask is not None:
             write_segmentation(self._mask, self._path("mask.seg.nrrd"))
-            arguments += ["--mask", self._path("mask.seg.nrrd")]
+            arguments += ["--mask", "mask.seg.nrrd"]
         del self._volume, self._mask  # they may be large
         return arguments
 

@@ -28,24 +28,29 @@ class StyleJob(CommandJob):
         Names separated by commas; empty for all.
     strength : float
     refine, seed : int
+    called : dict, optional
+        What the user calls ``style`` and ``content``.
     """
 
     def __init__(self, style: Volume, labelmap: LabelMap | None, *, content: Volume | None = None, style_labelmap: LabelMap | None = None,
-                 structures: str = "", strength: float = 1.0, refine: int = 0, seed: int = 0, python: str | None = None):  # fmt: skip
+                 structures: str = "", strength: float = 1.0, refine: int = 0, seed: int = 0, called: dict[str, str] | None = None,
+                 python: str | None = None):  # fmt: skip
         self._numbers = ["--strength", strength, "--refine", refine, "--seed", seed]
-        self._numbers += ["--structures", structures] if structures.strip() else []
+        self._numbers += [f"--structures={structures}"] if structures.strip() else []
         self._scans = ("--style", style, "style.nrrd"), ("--content", content, "content.nrrd")
         self._drawn = ("--style-segmentation", style_labelmap, "style.seg.nrrd"), ("--segmentation", labelmap, "anatomy.seg.nrrd")
         self._style_regions = _regions_of(style) if style_labelmap is None else None
-        super().__init__("style", "Styling", python)
+        words = {f"{role}.nrrd": name for role, name in (called or {}).items()}
+        words |= {name: drawn.metadata["Name"] for _flag, drawn, name in self._drawn if drawn is not None and "Name" in drawn.metadata}
+        super().__init__("style", "Styling", python, words)
 
     def _arguments(self):
-        arguments = [*self._numbers, "-o", self._path("result.nrrd")]
+        arguments = [*self._numbers, "-o", "result.nrrd"]
         for write, given in ((write_volume, self._scans), (write_segmentation, self._drawn)):
             for flag, data, name in given:
                 if data is not None:
                     write(data, self._path(name))
-                    arguments += [flag, self._path(name)]
+                    arguments += [flag, name]
         if self._style_regions:
             arguments += ["--style-regions", self._style_regions]
         return arguments

@@ -22,11 +22,11 @@ class VolumeJob(CommandJob):
 
     def __init__(self, *, seed: int, size: int = 224, nodules: int = 0, model: str = "default", device: str = "auto",
                  python: str | None = None):  # fmt: skip
-        self._given = ["--seed", seed, "--size", size, "--nodules", nodules, "--model", model, "--device", device]
+        self._given = ["--seed", seed, "--size", size, "--nodules", nodules, f"--model={model}", "--device", device]
         super().__init__("volume", "Making a volume", python)
 
     def _arguments(self):
-        return ["-o", self._path("made"), *self._given, "--with-segmentation"]
+        return ["-o", "made", *self._given, "--with-segmentation"]
 
     def _read(self) -> tuple[Volume, LabelMap]:
         return read_volume(self._path("made/volume-0000.nrrd")), read_segmentation(self._path("made/volume-0000.seg.nrrd"))

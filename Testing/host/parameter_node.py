@@ -1,6 +1,6 @@
 """STAND-IN for ``slicer.parameterNodeWrapper``: typed attributes kept in a real vtkMRMLScriptedModuleNode. Not Slicer's.
 
-Supports the types that the module uses (MRML nodes, int, str, dicts of str and float) and the two widgets that its .ui connects.
+Supports the types that the module uses (MRML nodes, bool, int, float, str, dicts of str and float) and the widgets that its .ui connects.
 """
 
 import json
@@ -29,7 +29,7 @@ class _Parameter:
         self.type, *self.annotations = typing.get_args(annotation) if hasattr(annotation, "__metadata__") else (annotation,)
         self.is_node = isinstance(self.type, type) and issubclass(self.type, slicer.vtkMRMLNode)
         plain = typing.get_origin(self.type) or self.type
-        if not self.is_node and plain not in (bool, int, str, dict):
+        if not self.is_node and plain not in (bool, float, int, str, dict):
             raise TypeError(f"the test host does not support parameters of type {self.type}")
         self.default = default if default is not None or self.is_node else plain()
 
@@ -109,13 +109,19 @@ def _binding(wrapper, name, widget):
             widget.currentNodeChanged,
             lambda *_: wrapper._writing or setattr(wrapper, name, widget.currentNode()),
         )
-    if parameter.type is int and widget.className() == "QSpinBox":
+    if (parameter.type, widget.className()) in ((int, "QSpinBox"), (int, "QSlider"), (float, "QDoubleSpinBox")):
         limits = parameter.annotations[0]
         widget.setRange(limits.minimum, limits.maximum)
         return (
             lambda: widget.setValue(getattr(wrapper, name)),
             widget.valueChanged,
             lambda *_: wrapper._writing or setattr(wrapper, name, widget.value),
+        )
+    if parameter.type is str and widget.className() == "QLineEdit":
+        return (
+            lambda: widget.setText(getattr(wrapper, name)),
+            widget.textChanged,
+            lambda *_: wrapper._writing or setattr(wrapper, name, widget.text),
         )
     if parameter.type is bool and widget.className() == "QCheckBox":
         return (

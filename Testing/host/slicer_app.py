@@ -96,6 +96,20 @@ def open_panel(module, name):
     return widget
 
 
+def leave(widget):
+    """What Slicer does when the user opens another module."""
+    widget.parent.hide()
+    widget.parent.isEntered = False
+    widget.exit()
+
+
+def come_back(widget):
+    """What Slicer does when the user opens the module again."""
+    widget.parent.show()
+    widget.parent.isEntered = True
+    widget.enter()
+
+
 def settle():
     """Let the event loop do what is pending, deletions too."""
     slicer.app.processEvents()

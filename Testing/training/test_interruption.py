@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM while a training runs, and what may lie in its folder after that."""
 
-import json
 import os
 import shutil
 import signal

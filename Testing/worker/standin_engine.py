@@ -1,6 +1,8 @@
 """STAND-INS for the engine: the signature of ``synthesis.generate.generate``, no network. They try the worker, not the synthesis."""
 
+import dataclasses
 import os
+import tempfile
 import time
 
 import numpy as np
@@ -23,6 +25,16 @@ def draw(labelmap, request, *, names=None, reference=None, progress=None, cancel
     understood = anatomy.understand(labelmap.segments, names=names)
     metadata = {"CTSynthesis.Synthetic": "1", "CTSynthesis.Request": request.to_json()}
     return Result(Volume(array, labelmap.geometry, metadata), understood, ("Nothing was understood.",), "cpu", 0.25)
+
+
+def assume(labelmap, request, **arguments):
+    """Draws, and says what the real engine says of segments that it does not know."""
+    result = draw(labelmap, request, **arguments)
+    return dataclasses.replace(result, assumptions=tuple(u.note for u in result.understood if u.note))
+
+
+def run_out_of_disk(labelmap, request, **_):
+    raise OSError(28, "No space left on device", f"{tempfile.gettempdir()}/CTSynthesis-abc123/answer-1.npy")
 
 
 def refuse(labelmap, request, **_):
