@@ -13,6 +13,7 @@ from ..volume import Geometry, LabelMap, Segment
 from .beside import written_beside
 from .between import ALIKE, masks_between, usual_gap
 from .codes import TISSUE, category_of, modern
+from .dicom_ct import SYNTHETIC_DATA
 from .dicom_series import SAME, Series, decoding, find_series, grid_in_lps, read_dataset, series_of
 from .flatten import Flattening
 
@@ -322,7 +323,7 @@ def write_dicom_seg(labelmap: LabelMap, series_folder, path):
         content_description="Segmentation that a synthetic CT was made from",
         series_description="Segmentation of a synthetic CT",
     )
-    dataset.SyntheticData = "YES"
+    dataset.add_new(SYNTHETIC_DATA, "CS", "YES")
     with written_beside(path) as part:
         dataset.save_as(part)
 
