@@ -257,7 +257,12 @@ def _pixels(dataset, frame, path):
         values = np.frombuffer(packed, "<u2" if bits == 16 else np.uint8)
         values = np.unpackbits(values, bitorder="little")[begin % 8 :][:size] if bits == 1 else values
         return values.reshape(dataset.Rows, dataset.Columns)
-    from pydicom.pixels import pixel_array
+    try:
+        from pydicom.pixels import pixel_array
+    except ModuleNotFoundError:  # pydicom 2.4, as 3D Slicer 5.10 has it, decodes all frames at once
+
+        def pixel_array(dataset, index):
+            return dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)[index]
 
     try:
         return pixel_array(dataset, index=frame)
