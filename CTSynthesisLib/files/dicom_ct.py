@@ -13,6 +13,8 @@ from ..volume import Geometry, Volume
 from .beside import written_beside
 from .hounsfield import as_hounsfield
 
+SYNTHETIC_DATA = 0x0008001C  # by number: the pydicom 2.4 of 3D Slicer 5.10 does not know the keyword SyntheticData, and would not write it
+
 # what may be copied from a patient, and only when the caller asks for it
 PATIENT_KEYWORDS = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime",
@@ -90,7 +92,7 @@ def _series_attributes(geometry, provenance, description, patient):
     ds.SOPClassUID = CTImageStorage
     ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = date
     ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = time
-    ds.SyntheticData = "YES"
+    ds.add_new(SYNTHETIC_DATA, "CS", "YES")
     ds.Modality = "CT"
     description = description.replace("\\", "/")  # DICOM separates values by it
     ds.SeriesDescription = (description if description.startswith("Synthetic") else f"Synthetic {description}")[:64]
@@ -155,15 +157,17 @@ def _orthonormal(axes):
 
 
 def _write_slice(path, common, pixels, position, number, uid):
-    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
     from pydicom.uid import ExplicitVRLittleEndian
     from pydicom.valuerep import format_number_as_ds
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = common.SOPClassUID, uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = FileDataset(path, common, file_meta=meta, preamble=b"\0" * 128)
+    meta.FileMetaInformationGroupLength = 0  # set when the file is written
+    validate_file_meta(meta, enforce_standard=True)
+    ds = FileDataset(path, common, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
     ds.SOPInstanceUID, ds.InstanceNumber = uid, number
     ds.ImagePositionPatient = [format_number_as_ds(float(x)) for x in position]
     ds.PixelData = np.ascontiguousarray(pixels, "<i2").tobytes()
-    ds.save_as(path, enforce_file_format=True)
+    ds.save_as(path)  # without enforce_file_format, which the pydicom 2.4 of 3D Slicer 5.10 does not know

@@ -13,6 +13,7 @@ from ..volume import Geometry, LabelMap, Segment
 from .beside import written_beside
 from .between import ALIKE, masks_between, usual_gap
 from .codes import TISSUE, category_of, modern
+from .dicom_ct import SYNTHETIC_DATA
 from .dicom_series import SAME, Series, decoding, find_series, grid_in_lps, read_dataset, series_of
 from .flatten import Flattening
 
@@ -256,7 +257,12 @@ def _pixels(dataset, frame, path):
         values = np.frombuffer(packed, "<u2" if bits == 16 else np.uint8)
         values = np.unpackbits(values, bitorder="little")[begin % 8 :][:size] if bits == 1 else values
         return values.reshape(dataset.Rows, dataset.Columns)
-    from pydicom.pixels import pixel_array
+    try:
+        from pydicom.pixels import pixel_array
+    except ModuleNotFoundError:  # pydicom 2.4, as 3D Slicer 5.10 has it, decodes all frames at once
+
+        def pixel_array(dataset, index):
+            return dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)[index]
 
     try:
         return pixel_array(dataset, index=frame)
@@ -322,7 +328,7 @@ def write_dicom_seg(labelmap: LabelMap, series_folder, path):
         content_description="Segmentation that a synthetic CT was made from",
         series_description="Segmentation of a synthetic CT",
     )
-    dataset.SyntheticData = "YES"
+    dataset.add_new(SYNTHETIC_DATA, "CS", "YES")
     with written_beside(path) as part:
         dataset.save_as(part)
 
