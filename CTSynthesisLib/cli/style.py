@@ -25,7 +25,7 @@ def add_arguments(parser):
     parser.add_argument("--segmentation", metavar="SEG", help="the content's anatomy: " + INPUT_HELP)
     parser.add_argument("--content", metavar="CT", help="restyle this CT instead of generating one")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="volume to write: " + ", ".join(VOLUME_ENDINGS))
-    parser.add_argument("--structures", metavar="A,B", help="segments, structures or groups to style, as in lung,bones (default: all shown)")
+    parser.add_argument("--structures", metavar="A,B", help="segments, structures or groups to style, as lung,bones (default: all)")
     parser.add_argument(
         "--strength", metavar="S|A=S,B=S", default="1", help="from 0 (content) to 1 (style), for all or for single structures (default: 1)"
     )
