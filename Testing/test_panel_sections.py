@@ -313,6 +313,7 @@ def test_export_writes_over_no_file_that_a_node_was_loaded_from(a_drawing_panel,
     for path in (painted, tmp_path / "link.nrrd"):
         assert "would be lost" in export.write(path) and painted.read_text() == "painted for hours"
     (tmp_path / "other.nrrd").write_text("another scan")
+    monkeypatch.setattr(type(slicer.app), "testingEnabled", lambda app: False)
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(tmp_path / "other"), raising=False)  # asked about "other"
     a_drawing_panel.ui.exportNrrdButton.click()
     assert "exists already" in a_drawing_panel.ui.exportLabel.text and (tmp_path / "other.nrrd").read_text() == "another scan"
