@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import __version__
-from ..errors import UnusableInput
+from ..errors import SynthesisFailed, UnusableInput
 from ..volume import Geometry, LabelMap, Segment
 from .beside import written_beside
 from .between import ALIKE, masks_between, usual_gap
@@ -135,9 +136,10 @@ def _segment(item, value):
     modifier = kind[0].get("SegmentedPropertyTypeModifierCodeSequence") if kind else None
     color = None
     if item.get("RecommendedDisplayCIELabValue"):
-        from highdicom.color import CIELabColor
+        with contextlib.suppress(ModuleNotFoundError):  # without highdicom, as in 3D Slicer, the structure's own colour is taken
+            from highdicom.color import CIELabColor
 
-        color = tuple(c / 255 for c in CIELabColor.from_dicom_value(tuple(item.RecommendedDisplayCIELabValue)).to_rgb())
+            color = tuple(c / 255 for c in CIELabColor.from_dicom_value(tuple(item.RecommendedDisplayCIELabValue)).to_rgb())
     return Segment(
         value,
         str(item.get("SegmentLabel") or f"Segment {item.SegmentNumber}").strip(),
@@ -279,10 +281,19 @@ def write_dicom_seg(labelmap: LabelMap, series_folder, path):
     ------
     UnusableInput
         If the series does not have the label map's geometry, or no voxel is labelled.
+    SynthesisFailed
+        If highdicom is not installed, as in 3D Slicer.
     """
     import pydicom
-    from highdicom.color import CIELabColor
-    from highdicom.seg import Segmentation, SegmentDescription
+
+    try:
+        from highdicom.color import CIELabColor
+        from highdicom.seg import Segmentation, SegmentDescription
+    except ImportError as error:  # or a pydicom that is too old for it
+        raise SynthesisFailed(
+            f"A DICOM SEG is written with highdicom, which cannot be used here ({error}); write the segmentation as .seg.nrrd, or install"
+            " highdicom."
+        ) from error
 
     from .dicom_ct import right_handed
 

@@ -1,16 +1,20 @@
 """DICOM SEG, written by us, by highdicom and by others."""
 
+import sys
+
 import numpy as np
 import pydicom
 import pytest
 
-from CTSynthesisLib.errors import UnusableInput
+from CTSynthesisLib.errors import SynthesisFailed, UnusableInput
 from CTSynthesisLib.files import NOTES, read_segmentation
 from CTSynthesisLib.files.dicom_ct import write_ct_series
 from CTSynthesisLib.files.dicom_seg import write_dicom_seg
 from CTSynthesisLib.volume import Geometry, LabelMap, Segment, Volume
 from Testing.files.dicom_checks import change, errors_of_dciodvfy, real_dicom, without_preamble
 from Testing.geometries import GRIDS, SHAPE
+
+pytest.importorskip("highdicom", reason="DICOM SEG is written with highdicom, which 3D Slicer 5.10 does not bring")
 
 SEGMENTS = (
     Segment(3, "liver", color=(0.8, 0.4, 0.2)),
@@ -334,6 +338,18 @@ def test_a_truncated_file(a_pair, capfd):
         path.write_bytes(content[: int(len(content) * part)])
         with pytest.raises(UnusableInput, match="seg.dcm"):
             read_segmentation(path)
+
+
+def test_without_highdicom_segmentations_are_read_and_none_is_written(a_pair, monkeypatch, tmp_path):
+    series, path, labelmap = a_pair()
+    for name in ("highdicom", "highdicom.color", "highdicom.seg"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed: 3D Slicer brings none
+    read = read_segmentation(path, reference=series)
+    assert [segment.name for segment in read.segments] == ["liver", "left kidney", "mine"]
+    assert {segment.color for segment in read.segments} == {None}
+    with pytest.raises(SynthesisFailed, match="install highdicom"):
+        write_dicom_seg(labelmap, series, tmp_path / "again.dcm")
+    assert not (tmp_path / "again.dcm").exists()
 
 
 def test_a_real_segmentation():

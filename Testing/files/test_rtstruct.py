@@ -67,7 +67,7 @@ def a_structure_set(tmp_path):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
         meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = generate_uid(), ExplicitVRLittleEndian
-        ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
         ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, "RTSTRUCT"
         ds.SeriesInstanceUID, series, study, frame = generate_uid(), Dataset(), Dataset(), Dataset()
         series.SeriesInstanceUID, study.RTReferencedSeriesSequence = source.SeriesInstanceUID, [series]
@@ -87,7 +87,7 @@ def a_structure_set(tmp_path):
                 item.ContourSequence.append(contour)
             ds.StructureSetROISequence.append(roi)
             ds.ROIContourSequence.append(item)
-        ds.save_as(tmp_path / folder / "rs.dcm", enforce_file_format=True)
+        ds.save_as(tmp_path / folder / "rs.dcm")
         return tmp_path / folder / "rs.dcm"
 
     return write
