@@ -79,7 +79,8 @@ def _body(smooth, geometry):
             if wall.any() and (tissue[box] & wall).sum() > 0.9 * wall.sum():  # the foam of a couch lies in a thin shell, not in tissue
                 cut[box] |= space
     body = _largest(tissue | cut)
-    if body.sum() * geometry.voxel_ml < (least := shown_ml(100.0, geometry)):
+    least = min(shown_ml(100.0, geometry), body.size * geometry.voxel_ml / 10)  # a scan cut out around an organ may hold less
+    if body.sum() * geometry.voxel_ml < least:
         raise UnusableInput(
             f"No body was found in this CT (less than {least:.3g} ml above -500 HU); check that its values are Hounsfield units."
         )

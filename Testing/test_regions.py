@@ -88,6 +88,13 @@ def crop(volume, start, stop):
     return Volume(volume.array[box], volume.geometry.crop(start, volume.array[box].shape)), box
 
 
+def test_a_scan_cut_out_around_an_organ_has_a_body():
+    hu = np.full((40, 40, 40), 40, np.int16)
+    hu[:, :12] = -1000  # 45 ml are left
+    regions = segment_regions(Volume(hu, Geometry(hu.shape, np.eye(4))))
+    assert dice(regions.array > 0, hu > -500) > 0.95
+
+
 def test_lungs_that_the_border_cuts_are_lungs(a_phantom):
     """Cropped to the heart, the lungs are open to both sides and the top; they are neither gas nor outside air."""
     whole = Volume(hounsfield(a_phantom, noise=20), a_phantom.geometry)
