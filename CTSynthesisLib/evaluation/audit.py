@@ -25,8 +25,9 @@ from ..files import read_volume
 from ..files.beside import written_beside
 from ..modelstore import load_card
 from ..networks.segmenter import WORKING_SPACING, windows
+from ..synthesis.mask_cgan import autocast
 from ..volume import Volume
-from .fidelity import load_segmenter, on_working_grid, quick, slabs
+from .fidelity import load_segmenter, on_working_grid, slabs
 
 COARSE, FINE, BLOCK = 8.0, 4.0, 8  # mm, mm, voxels of 4 mm
 HU_RANGE = (-200.0, 300.0)  # within it soft tissue and bone tell persons apart; air is the same in all
@@ -227,7 +228,7 @@ def _raw_fingerprint(network, hu: np.ndarray) -> np.ndarray:
     stride = network.config.stride
     parts = []
     for _, inner, slab in slabs(hu, stride):
-        with quick():
+        with autocast("cpu"):
             deepest = network.encode(windows(slab))[-1][0].float().numpy()
         parts.append(deepest[:, inner.start // stride : -(-inner.stop // stride)])
     features = np.concatenate(parts, axis=1)  # (C, slabs, h, w)

@@ -13,8 +13,9 @@ import torch
 from ..errors import UnusableInput
 from ..modelstore import load_card, load_weights
 from ..networks.segmenter import WORKING_SPACING, Segmenter, windows
+from ..synthesis.mask_cgan import autocast
 from ..volume import Volume
-from .fidelity import class_shares, load_segmenter, on_working_grid, quick, slabs
+from .fidelity import class_shares, load_segmenter, on_working_grid, slabs
 
 PLANES = ("axial", "coronal", "sagittal")
 DIMENSIONS = 32  # of a slice's features, after the projection
@@ -76,7 +77,7 @@ def _deep_levels(network, hu):
     """Encoder features (C, D, H, W) of the levels below the first, joined from the slabs."""
     kept = [[] for _ in network.down]
     for _, inner, slab in slabs(hu, network.config.stride):
-        with quick():
+        with autocast("cpu"):
             found = network.encode(windows(slab))[1:]
         for level, features in enumerate(found, start=1):
             begin, end = inner.start >> level, -(-inner.stop >> level)
@@ -110,7 +111,7 @@ def _of_slab(network, fine, inside, axis, position):
     body = np.repeat(np.repeat(inside, 2, 0), 2, 1)
     body = np.pad(body, [(0, max(n - m, 0)) for n, m in zip(shape, body.shape, strict=True)], mode="edge")[: shape[0], : shape[1]]
     row = []
-    with quick():
+    with autocast("cpu"):
         features = network.encode(windows(torch.from_numpy(np.ascontiguousarray(slab)).float()[None]), levels=FINE_LEVELS)
     for level, one in enumerate(features):
         plane = one[0].select(axis + 1, one.shape[axis + 2] // 2).float().numpy()

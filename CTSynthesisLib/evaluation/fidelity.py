@@ -16,7 +16,7 @@ from ..errors import UnusableInput
 from ..modelstore import load_card, load_weights
 from ..networks.segmenter import WORKING_SPACING, Segmenter, SegmenterConfig, windows
 from ..regions import REGIONS
-from ..synthesis.mask_cgan import compute_dtype
+from ..synthesis.mask_cgan import autocast
 from ..volume import AIR_HU, Geometry, LabelMap, Volume, reorder, resample, restore
 
 COUNTS_FROM = 0.8  # Dice on the real scan from which on a class counts
@@ -94,17 +94,12 @@ def on_working_grid(volume: Volume, spacing: float = WORKING_SPACING) -> tuple[n
     return hu, source, target
 
 
-def quick():
-    """bfloat16 where the CPU computes in it."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=compute_dtype("cpu") == torch.bfloat16)
-
-
 @torch.inference_mode()
 def class_shares(network: Segmenter, hu: np.ndarray) -> np.ndarray:
     """Probabilities (C, k, j, i) float32 of the classes on the working grid, slab by slab."""
     result = np.empty((network.config.classes, *hu.shape), np.float32)
     for window, inner, slab in slabs(hu, network.config.stride):
-        with quick():
+        with autocast("cpu"):
             scores = network(windows(slab))
         result[:, window] = scores.softmax(1)[0, :, inner, : hu.shape[1], : hu.shape[2]].numpy()
     return result

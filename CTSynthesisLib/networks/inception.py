@@ -106,7 +106,10 @@ class InceptionE(nn.Module):
 
 
 class Inception(nn.Module):
-    """``forward(x)``: images (B, 3, 299, 299) in [-1, 1] → pooled features (B, 2048) and the classes' scores (B, 1008)."""
+    """``forward(x)``: images (B, 3, 299, 299) in [-1, 1] → pooled features (B, 2048) and the classes' scores (B, 1008).
+
+    The scores are without the classifier's bias, as the Inception Score takes them (Salimans et al. 2016, the published code).
+    """
 
     def __init__(self):
         super().__init__()
@@ -131,4 +134,4 @@ class Inception(nn.Module):
                       self.Mixed_6e, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c):  # fmt: skip
             x = layer(x)  # (B, 288, 35, 35), then (B, 768, 17, 17), then (B, 2048, 8, 8)
         features = x.mean((2, 3))
-        return features, self.fc(features)
+        return features, F.linear(features, self.fc.weight)

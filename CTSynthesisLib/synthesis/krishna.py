@@ -15,7 +15,7 @@ from ..anatomy import Tissue, Understood, ancestors, label_table
 from ..modelstore import ModelCard, load_into
 from ..networks.style_generator import StyleGenerator, StyleGeneratorConfig
 from .habijan import frame, to_hounsfield, unframe
-from .mask_cgan import choose_device, compute_dtype
+from .mask_cgan import autocast, choose_device
 
 TABLE = "krishna2019"  # grey value → structure, in Resources/Anatomy
 
@@ -70,7 +70,7 @@ def generate_slices(generator: StyleGenerator, y: torch.Tensor, z: torch.Tensor)
     training = generator.training
     generator.eval()
     device = next(generator.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype(device.type) == torch.bfloat16):
+    with autocast(device):
         images = [generator(one[None].to(device), z.to(device)).cpu() for one in y]
     generator.train(training)
     return torch.cat(images)

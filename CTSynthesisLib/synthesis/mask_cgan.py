@@ -67,7 +67,7 @@ class MaskCGAN:
 
     def _network(self, planes, noise):
         """Residual (D, H, W) and log amplitudes (D, 5, H, W), in network units."""
-        with torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(self.device, self.dtype):
             residual, amplitude = self.network(planes[None], noise[list(SEEN)].transpose(0, 1)[None].to(self.dtype))
         return residual[0], amplitude[0]
 
@@ -142,6 +142,14 @@ def compute_dtype(device: str) -> torch.dtype:
     if os.environ.get("CTSYNTHESIS_PRECISION") == "float32":
         return torch.float32
     if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        # emulated, as on Volta and Turing, it is slower than float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     fast = any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.bfloat16 if device == "cpu" and fast else torch.float32
+
+
+def autocast(device: str | torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
+    """A block that computes in ``dtype``, without it in :func:`compute_dtype`; what runs there in float32 says so itself."""
+    kind = torch.device(device).type
+    dtype = dtype or compute_dtype(kind)
+    return torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16)

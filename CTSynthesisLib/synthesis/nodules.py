@@ -321,7 +321,9 @@ class Model:
     def __call__(self, x):
         import torch
 
-        with torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        from .mask_cgan import autocast
+
+        with torch.inference_mode(), autocast(self.device, self.dtype):
             x = x.to(self.device)[None]
             correction, *others = self.network(x.contiguous(memory_format=torch.channels_last_3d))
             answer = correction * x[:, 1] * voi_.UNIT_HU, *others

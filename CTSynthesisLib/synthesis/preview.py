@@ -154,7 +154,7 @@ class Preview:
         model, network = self.engine, self.engine.network
         reach = 2 ** len(network.config.width) + 1  # pixels, of the way up: a 3×3 convolution a level, and two more at full resolution
         outer = self._aligned([(max(a - reach, 0), min(b + reach, n)) for (a, b), n in zip(spans, self._given.shape[1:], strict=True)])
-        with self._autocast():
+        with mask_cgan.autocast(model.device, model.dtype):
             skips, kept = self._features.skips(k, outer)
             residual, amplitude = network.finish(network.decode(skips, len(skips[-1]), kept)[None], self._planes[None])
         block = Block(((k, k + 1), *spans), ((k, k + 1), *outer))
@@ -171,10 +171,6 @@ class Preview:
     def _noise(self, block: Block):
         start = [origin + outer[0] for origin, outer in zip(self._lattice, block.outer, strict=True)]
         return lattice_noise(self.request.seed, start, [b - a for a, b in block.outer], device=self.engine.device)
-
-    def _autocast(self):
-        model = self.engine
-        return torch.autocast(torch.device(model.device).type, dtype=model.dtype, enabled=model.dtype != torch.float32)
 
     def _aligned(self, spans) -> list[tuple[int, int]]:
         """``spans`` along (j, i) widened to the network's pooling grid; they may reach beyond the slice."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..networks.vgg import STYLE_LAYERS
-from .mask_cgan import compute_dtype
+from .mask_cgan import autocast
 from .style_features import StyleFeatures, load_encoder, mask_at
 from .texture_transfer import faded
 
@@ -142,7 +142,7 @@ def grams_of(features: StyleFeatures, hu: torch.Tensor, masks: dict) -> dict[tup
         m = torch.stack(list(shown.values())).any(0)
         box = tuple(slice(max(int(s.min()) - MARGIN, 0), int(s.max()) + MARGIN + 1) for s in (m.any(1).nonzero(), m.any(0).nonzero()))
         inside = torch.stack(list(shown.values()))[:, box[0], box[1]].float()[:, None]  # (S, 1, h, w)
-        with _fast():
+        with autocast("cpu"):
             found = features(x[box][None, None].float(), LAYERS)
         for layer, f in found.items():
             f, share = f[0].flatten(1).float(), mask_at(inside, f)[:, 0].flatten(1)  # (N, positions), (S, positions)
@@ -215,7 +215,7 @@ def guide_of(features: StyleFeatures, hu: torch.Tensor, which: torch.Tensor, mat
     ``which`` (D, H, W) says of which of the structures, the ``matrices``', each pixel is, or -1; sides are multiples of ``STRIDE``.
     """
     seen = hu[:, None].detach().clone().requires_grad_()
-    with torch.enable_grad(), _fast():
+    with torch.enable_grad(), autocast("cpu"):
         found = features(seen, LAYERS)
     with torch.no_grad():
         wanted = [_applied(f, which, [m[layer] for m in matrices]) for layer, f in found.items()]
@@ -271,8 +271,3 @@ def _aligned(line: np.ndarray, origin: int) -> slice:
     shown = np.flatnonzero(line)
     low, high = int(shown[0]) - AROUND + origin, int(shown[-1]) + 1 + AROUND + origin
     return slice(low // STRIDE * STRIDE - origin, -(-high // STRIDE) * STRIDE - origin)
-
-
-def _fast():
-    precision = compute_dtype("cpu")
-    return torch.autocast("cpu", precision, enabled=precision != torch.float32)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
 from ..volume import LabelMap, reorder, restore
-from .mask_cgan import compute_dtype
+from .mask_cgan import autocast
 from .style_features import StyleFeatures, load_features, mask_at, normalised_gram
 from .style_reference import FEWEST_VOXELS, Chosen, Kept, Reference, digest, slabs_of
 from .texture_transfer import FILLED, faded, interior, measure
@@ -350,8 +350,7 @@ class _Slab:
         return loss + COHERENCE_WEIGHT * unlike / self.fade.sum()
 
     def _seen(self, hu: torch.Tensor) -> dict[int, torch.Tensor]:
-        precision = compute_dtype("cpu")
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        with autocast("cpu"):
             return self.features(hu)
 
     def _painted(self, inside: torch.Tensor, level: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import modelstore
 from ..networks.ct_sgan import CTSGAN, CTSGANConfig, SlabCritic, SliceCritic, pile, position_of
-from ..synthesis.mask_cgan import compute_dtype
+from ..synthesis.mask_cgan import autocast, compute_dtype
 from . import ct_sgan_losses, loop
 from .chest_volumes import HU_RANGE, Augmentation, Slabs, load_cubes, to_hounsfield
 from .kept import Kept
@@ -69,7 +69,7 @@ class CTSGANTraining(Kept):
         self.position = position_of(first, self.preset.slab, self.length).to(self.device)
         random = torch.Generator().manual_seed(self.preset.seed * 1_000_003 + self.iteration)
         noise = [part.to(self.device) for part in self.generator.latent.noise(len(self.real), self.length, random)]
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with autocast(self.device, self.precision):
             self.fake = self.generator(noise, first, self.preset.slab)
 
             self.critics.requires_grad_(True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .. import modelstore
 from ..networks.ct_sgan import GAN3DConfig, VolumeCritic, VolumeGenerator
-from ..synthesis.mask_cgan import compute_dtype
+from ..synthesis.mask_cgan import autocast, compute_dtype
 from . import ct_sgan_losses, loop
 from .chest_volumes import HU_RANGE, Augmentation, Volumes, load_cubes, to_hounsfield
 from .ctsgan2021 import initialise
@@ -52,7 +52,7 @@ class GAN3DTraining(Kept):
     def step(self, batch) -> dict[str, float]:
         real = batch["real"].to(self.device)
         z = torch.randn(len(real), self.preset.network.noise, generator=torch.Generator().manual_seed(self.iteration)).to(self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with autocast(self.device, self.precision):
             fake = self.generator(z)
             self.critic.requires_grad_(True)
             self.optimizer_D.zero_grad()

@@ -14,7 +14,7 @@ from ..files import read_segmentation
 from ..networks.mask_unet import MaskUNet, MaskUNetConfig
 from ..networks.patch_critic import PatchCritic, PatchCriticConfig
 from ..synthesis.habijan import frame, generate_slices, one_hot, to_hounsfield
-from ..synthesis.mask_cgan import compute_dtype
+from ..synthesis.mask_cgan import autocast, compute_dtype
 from . import loop, losses
 from .datasets import SlicePairs, axial_labels, structures_of
 from .kept import Kept
@@ -68,7 +68,7 @@ class MaskConditionedGAN(Kept):
     def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
         """One update of D, then one of G, from masks (B, channels, H, W) and images (B, 1, H, W) in [0, 1]."""
         self.y, self.x = (part.to(self.device, memory_format=torch.channels_last) for part in batch)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with autocast(self.device, self.precision):
             self.optimize_parameters()
         return {
             "loss_D": self.loss_D.item(),

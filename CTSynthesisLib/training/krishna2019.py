@@ -18,7 +18,7 @@ from ..networks.style_generator import StyleGenerator, StyleGeneratorConfig
 from ..networks.vgg import CONTENT_LAYERS, STYLE_LAYERS
 from ..synthesis.habijan import frame, to_hounsfield, to_unit
 from ..synthesis.krishna import generate_slices, grey_values, noise_code, segment_values, to_network
-from ..synthesis.mask_cgan import compute_dtype
+from ..synthesis.mask_cgan import autocast, compute_dtype
 from ..synthesis.style_features import StyleFeatures, load_features
 from ..volume import reorder
 from . import loop, style_losses
@@ -87,7 +87,7 @@ class StyleGAN(Kept):
         self.optimizer_D = torch.optim.SGD(self.critic.parameters(), preset.learning_rate_D)
         self.segments = [value for value in segment_values().values() if (style.grey == value).any()]
         self.style_masks = self._masks(style.grey[None, None].to(device))
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.precision):
             self.style_features = self._float(features(style.hounsfield[None, None].to(device), STYLE_LAYERS))
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[str, float]:
@@ -95,7 +95,7 @@ class StyleGAN(Kept):
         self.x_o, grey, z = (part.to(self.device) for part in batch)
         self.y, self.masks = to_network(grey), self._masks(grey)
         self.x = 2 * to_unit(self.x_o, self.preset.hu_range) - 1
-        with self._autocast():
+        with autocast(self.device, self.precision):
             self.fake = self.generator(self.y, z)  # G(y, z)
 
             self.critic.requires_grad_(True)
@@ -138,9 +138,6 @@ class StyleGAN(Kept):
 
     def _masks(self, grey):
         return [(grey == value).float() for value in self.segments]
-
-    def _autocast(self):
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     @staticmethod
     def _float(features):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ..modelstore import ModelCard, save_model
 from ..networks.nodule_unet import NoduleCritic, NoduleUNet, NoduleUNetConfig
+from ..synthesis.mask_cgan import autocast
 from ..synthesis.nodule_voi import painted
 from .kept import Kept, copied, follow, weights_of
 from .loop import load_weights, ready, run
@@ -58,7 +59,7 @@ class NoduleGAN(Kept):
         for optimizer, rate in ((self.optimizer_g, self.recipe.rate), (self.optimizer_d, self.recipe.critic_rate)):
             for group in optimizer.param_groups:  # falls to a fifth by the recipe's end
                 group["lr"] = rate * max(0.2, 1 - 0.8 * self.iteration / self.recipe.iterations)
-        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+        with autocast(self.device):
             answer = self.network(x.contiguous(memory_format=torch.channels_last_3d))
         plain, fake = painted(x, *(one.float() for one in answer))
         judged = self.iteration >= self.recipe.alone
@@ -73,7 +74,7 @@ class NoduleGAN(Kept):
         self.critic.requires_grad_(True)
         self.optimizer_d.zero_grad(set_to_none=True)
         given = x[:, 2], x[:, 1]
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             on_real, on_fake = self.critic(target, *given).float(), self.critic(fake, *given).float()
         patches = self._patches(x)
         loss = (patches * ((1 - on_real).square() + on_fake.square())).sum() / patches.sum()
@@ -98,7 +99,7 @@ class NoduleGAN(Kept):
         loss = losses["error"] + self.recipe.spread * losses["spread"]
         if judged:
             self.critic.requires_grad_(False)
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            with autocast(x.device):
                 on_fake = self.critic(fake, x[:, 2], x[:, 1]).float()
             patches = self._patches(x)
             losses["adversarial"] = (patches * (1 - on_fake).square()).sum() / patches.sum()

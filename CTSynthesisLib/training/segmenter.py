@@ -19,6 +19,7 @@ from ..files import read_volume
 from ..modelstore import ModelCard, save_model
 from ..networks.segmenter import WORKING_SPACING, Segmenter, SegmenterConfig, windows
 from ..regions import segment_regions
+from ..synthesis.mask_cgan import autocast
 from ..volume import AIR_HU, Volume, reorder, resample
 from .kept import Kept, weights_of
 from .loop import load_weights, ready, run
@@ -223,7 +224,7 @@ class _Training(Kept):
         for group in self.optimizer.param_groups:
             group["lr"] = float(rate)
         labels = batch["labels"].to(self.device)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with autocast(self.device):
             scores = self.network(windows(batch["hu"].to(self.device)))
         entropy = F.cross_entropy(scores, labels, _rarity(labels, scores.shape[1]))
         dice = soft_dice(scores, labels)

@@ -9,6 +9,7 @@ import torch
 from ..networks.slab_critic import SlabCritic, SlabCriticConfig
 from ..networks.slab_unet import SlabUNet, SlabUNetConfig
 from ..synthesis.condition import BODY
+from ..synthesis.mask_cgan import autocast
 from ..synthesis.noise import SEEN, add_grain
 from .kept import Kept, copied, follow
 from .losses import adversarial_loss, critic_loss
@@ -53,7 +54,7 @@ class SlabGAN(Kept):
     def step(self, batch) -> dict[str, float]:
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         losses: dict[str, torch.Tensor] = {}
-        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+        with autocast(self.device):
             batch["plain"], batch["fake"] = self.generate(batch)
             if self.iteration >= self.config.alone:
                 self.backward_critic(batch, losses)

@@ -18,6 +18,7 @@ from torch import nn
 from ..modelstore import ModelCard, save_model
 from ..networks.vgg import STYLE_LAYERS, VGG19
 from ..synthesis.condition import AIR
+from ..synthesis.mask_cgan import autocast
 from ..synthesis.style_features import ct_windows
 from .kept import Kept, weights_of
 from .loop import load_weights, ready, run
@@ -102,7 +103,7 @@ class StyleEncoderModel(Kept):
         for group in self.optimizer.param_groups:
             warm = min(1.0, (self.done + 1) / 50)
             group["lr"] = self.recipe.rate * warm * (0.01 + 0.99 * float(np.cos(np.pi / 2 * min(self.done / self.iterations, 1))) ** 2)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with autocast(self.device):
             features = self.vgg(ct_windows(hu[:, None]).contiguous(memory_format=torch.channels_last), STYLE_LAYERS)
             scores = 0
             for head, layer in zip(reversed(self.tissues), reversed(STYLE_LAYERS), strict=True):

@@ -45,6 +45,16 @@ def test_features_of_a_scan(a_weights_file):
     assert inception_score([crop], a_weights_file) >= 1
 
 
+def test_the_classifiers_bias_is_not_in_the_score():
+    torch.manual_seed(0)
+    network = Inception().eval().requires_grad_(False)
+    x = torch.rand(1, 3, 299, 299)
+    with torch.inference_mode():
+        before = network(x)[1]
+        network.fc.bias.fill_(7)
+        assert torch.equal(network(x)[1], before)
+
+
 def test_the_score_by_hand():
     assert score_of(np.eye(5)) == pytest.approx(5)  # certain and diverse
     assert score_of(np.full((4, 5), 0.2)) == pytest.approx(1)  # no certainty
