@@ -18,6 +18,7 @@ from ..volume import Volume
 from .fidelity import class_shares, load_segmenter, on_working_grid, slabs
 
 PLANES = ("axial", "coronal", "sagittal")
+FEW = 64  # dimensions that many features are projected onto where there are few slices
 DIMENSIONS = 32  # of a slice's features, after the projection
 STEP = 10.0  # mm between the slices that are looked at
 THICK = 5  # voxels of 1 mm in a slab: what the middle one sees of its neighbours
@@ -150,8 +151,24 @@ def _root(matrix):
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
+def reduced(a: list[np.ndarray], b: list[np.ndarray], n: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Two groups' features (slices, d), of which ``n`` slices each are drawn: as they are, or 64 where d is more and ``n`` not.
+
+    Of fewer slices than features the covariance is singular, and the distance mostly bias. The projection is random but fixed,
+    and scaled so that squared distances keep their mean; yet spreads shrink by it, so this is another figure than the one of all features.
+    """
+    d = a[0].shape[1]
+    if d <= FEW or n > d:
+        return a, b
+    columns, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((d, FEW)))
+    columns = (columns * np.sqrt(d / FEW)).astype(np.float32)
+    return [one @ columns for one in a], [one @ columns for one in b]
+
+
 def frechet_interval(a: list[np.ndarray], b: list[np.ndarray], *, n: int | None = None, samples: int = 200, seed: int = 0) -> dict:
     """Fréchet distance between two groups of persons, each a list of features (slices, d), with its 95 % bootstrap interval.
+
+    ``dimensions`` says how many features it is of (:func:`reduced`): with all 2048 of Inception it is the Fréchet Inception distance (FID).
 
     The distance is biased upwards for few slices, so that only distances of the same ``n`` may be compared: each sample draws persons with
     replacement and from them ``n`` slices a group (by default as many as the smaller group has). ``frechet`` is the median of the
@@ -159,10 +176,11 @@ def frechet_interval(a: list[np.ndarray], b: list[np.ndarray], *, n: int | None 
     """
     rng = np.random.default_rng(seed)
     n = n or min(sum(map(len, a)), sum(map(len, b)))
+    a, b = reduced(a, b, n)
     plain = [frechet(_draw(a, n, rng), _draw(b, n, rng)) for _ in range(samples // 4 + 1)]
     spread = [frechet(_draw(_again(a, rng), n, rng), _draw(_again(b, rng), n, rng)) for _ in range(samples)]
     low, high = np.percentile(spread, (2.5, 97.5))
-    return {"frechet": float(np.median(plain)), "low": float(low), "high": float(high), "n": int(n)}
+    return {"frechet": float(np.median(plain)), "low": float(low), "high": float(high), "n": int(n), "dimensions": a[0].shape[1]}
 
 
 def real_against_real(persons: list[np.ndarray], *, n: int | None = None, splits: int = 50, seed: int = 0) -> dict:
@@ -171,13 +189,14 @@ def real_against_real(persons: list[np.ndarray], *, n: int | None = None, splits
         raise UnusableInput("Real against real needs scans of at least two persons; add cases.")
     rng = np.random.default_rng(seed)
     found = []
+    persons, _ = reduced(persons, [], n or sum(map(len, persons)) // 2)
     for _ in range(splits):
         order = rng.permutation(len(persons))
         halves = [[persons[i] for i in order[half::2]] for half in (0, 1)]
         count = n or min(sum(map(len, half)) for half in halves)
         found.append(frechet(*(_draw(half, count, rng) for half in halves)))
     low, high = np.percentile(found, (2.5, 97.5))
-    return {"frechet": float(np.median(found)), "low": float(low), "high": float(high), "n": int(count)}
+    return {"frechet": float(np.median(found)), "low": float(low), "high": float(high), "n": int(count), "dimensions": persons[0].shape[1]}
 
 
 def _again(persons, rng):

@@ -19,22 +19,21 @@ from ..volume import Volume
 from .distribution import PLANES, STEP
 from .fidelity import on_working_grid
 
-DIMENSIONS = 64  # 2048 features need more slices than there are; a fixed random projection keeps distances on average
 WINDOW = (-1000.0, 400.0)  # HU
 SPACING = 1.0  # mm
 AT_ONCE = 8
 
 
 def all_planes(volume: Volume, weights: str | Path, planes=PLANES) -> dict[str, np.ndarray]:
-    """Features (n, 64) of slices 10 mm apart, by plane.
+    """Features (n, 2048) of slices 10 mm apart, by plane.
 
     Raises
     ------
     UnusableInput
         If the file does not hold the published weights' layout.
     """
-    network, projection = load_inception(str(weights)), _projection()
-    return {plane: _through(network, images)[0] @ projection for plane, images in slice_images(volume, planes).items()}
+    network = load_inception(str(weights))
+    return {plane: _through(network, images)[0] for plane, images in slice_images(volume, planes).items()}
 
 
 def inception_score(volumes: list[Volume], weights: str | Path, plane: str = "axial") -> float:
@@ -88,9 +87,3 @@ def _through(network, images):
         features.append(found[0].numpy())
         scores.append(found[1].numpy())
     return np.concatenate(features), np.concatenate(scores) if scores else np.empty((0, network.fc.out_features), np.float32)
-
-
-def _projection():
-    """Fixed orthonormal columns (2048, 64), scaled so that squared distances keep their mean."""
-    columns, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((FEATURES, DIMENSIONS)))
-    return (columns * np.sqrt(FEATURES / DIMENSIONS)).astype(np.float32)

@@ -26,7 +26,7 @@ from ..synthesis.memory import give_memory_back
 from ..volume import Geometry, Volume
 from .audit import audit, noisy, warped
 from .coherence import neighbour_change
-from .distribution import all_planes, frechet, frechet_interval, real_against_real, tissue_shares
+from .distribution import all_planes, frechet, frechet_interval, real_against_real, reduced, tissue_shares
 from .diversity import pairwise
 from .fidelity import on_working_grid
 from .inception import all_planes as inception_planes
@@ -112,7 +112,7 @@ def _keep(plan, rows):
 
 def as_table(rows: dict[str, dict]) -> str:
     """Markdown: one line a source of volumes."""
-    heads = ("source", "n", "IS ↑", "tissue score ↑", "FID to real, pairs ↓", "FID to real, pooled ↓ [95 %]", "slice change / real",
+    heads = ("source", "n", "IS ↑", "tissue score ↑", "Fréchet to real, pairs ↓", "Fréchet to real, pooled ↓ [95 %]", "slice change / real",
              "MS-SSIM of pairs", "copies", "by ratio", "s a volume", "peak MB")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, row in rows.items():
@@ -194,7 +194,7 @@ def _cube(volume: Volume) -> Volume:
 
 def _features(plan: VolumePlan, group: str, name: str, cube: Volume) -> np.ndarray:
     """Features (slices, d) of the axial slices, 10 mm apart, in order; kept, because they take a while."""
-    kind = "inception" if plan.inception else "segmenter"
+    kind = "inception-2048" if plan.inception else "segmenter"
 
     def made():
         return (inception_planes(cube, plan.inception, ("axial",)) if plan.inception else all_planes(cube, planes=("axial",)))["axial"]
@@ -219,7 +219,8 @@ def _figures(group: _Group, real: _Group, plan: VolumePlan) -> dict:
     itself = group is real
     pairs = list(combinations(range(len(real.cubes)), 2) if itself else product(range(len(group.cubes)), range(len(real.cubes))))
     chosen = [pairs[n] for n in rng.permutation(len(pairs))[:PAIRS]]
-    distances = [frechet(group.features[a], real.features[b]) for a, b in chosen]
+    own, others = reduced(group.features, real.features, min(map(len, (*group.features, *real.features))))
+    distances = [frechet(own[a], others[b]) for a, b in chosen]
     half = sum(map(len, real.features)) // 2  # slices: distances of the same number alone may be compared
     pooled = real_against_real(real.features, n=half) if itself else frechet_interval(group.features, real.features, n=half)
     scores = [inception_score([cube], plan.inception) for cube in group.cubes] if plan.inception else None

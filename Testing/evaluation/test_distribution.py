@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from CTSynthesisLib.errors import UnusableInput
-from CTSynthesisLib.evaluation.distribution import all_planes, frechet, frechet_interval, real_against_real, slice_features
+from CTSynthesisLib.evaluation.distribution import all_planes, frechet, frechet_interval, real_against_real, reduced, slice_features
 from CTSynthesisLib.volume import Volume, reorder
 from Testing.evaluation.segmenters import a_person, save_random_segmenter
 
@@ -20,6 +20,16 @@ def exact(mean, covariance, n=400):
     points -= points.mean(0)
     points = points @ np.linalg.inv(np.linalg.cholesky(np.cov(points, rowvar=False))).T
     return points @ np.linalg.cholesky(np.array(covariance, float)).T + mean
+
+
+def test_all_features_count_where_there_are_enough_slices_and_it_is_told_where_not():
+    rng = np.random.default_rng(0)
+    a, b = ([rng.normal(0, spread, (200, 96)) for _ in range(2)] for spread in (1, 4))  # |Δσ|² over 96 features: 864
+    enough = frechet_interval(a, b, samples=4)
+    assert enough["dimensions"] == 96 and enough["frechet"] == pytest.approx(864, rel=0.15)
+    few = frechet_interval(a, b, n=96, samples=4)
+    assert few["dimensions"] == 64 and real_against_real(a, n=96, splits=2)["dimensions"] == 64
+    assert [one.shape[1] for one in reduced([a[0][:, :32]], [], 10)[0]] == [32]  # the re-segmenter's are few already
 
 
 def test_frechet_of_known_gaussians():

@@ -41,7 +41,7 @@ def test_features_of_a_scan(a_weights_file):
     person = a_person(0)
     crop = Volume(person.array[:20], Geometry.from_spacing((20, *person.array.shape[1:]), (3.0, 3.0, 3.0)))
     found = all_planes(crop, a_weights_file, planes=("axial",))["axial"]
-    assert found.shape == (6, 64) and np.isfinite(found).all()
+    assert found.shape == (6, 2048) and np.isfinite(found).all()
     assert inception_score([crop], a_weights_file) >= 1
 
 
