@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import slicer
 from slicer import vtkSegmentation
 from trame.app import TrameApp, asynchronous
+from trame.app.file_upload import ClientFile
 from trame_slicer import module as trame_slicer_module
 from trame_slicer.app.logic import SegmentationAppLogic
 from trame_slicer.app.ui import SegmentationAppUI
@@ -23,6 +25,7 @@ from ..synthesis.request import Request
 from ..volume import AIR_HU, LabelMap, Volume
 from ..worker import Cancelled
 from .panel import GeneratePanel
+from .uploads import understand_upload
 
 POLL_SECONDS = 0.02
 GATHER_SECONDS = 0.04
@@ -49,10 +52,12 @@ class Workbench(TrameApp, Listener):
         self._logic = SegmentationAppLogic(self.server, self.app)
         self._ui = SegmentationAppUI(self.server, self._logic.layout_manager)
         self._add_panel()
+        # trame-slicer clears the scene before it has read anything
+        self._logic._load_files_logic._load_volume_files = self._uploaded
         self._logic.set_ui(self._ui)
         self.runner = Runner(lambda: None, lambda: None, fit=False)
         self.runner.listener = self
-        self._notes, self._previewed, self._painted_at = [], None, None
+        self._notes = []
         self._load(labelmap, ct)
         self.panel.typed.bind_changes({
             self.panel.typed.name.fade: self._on_faded,
@@ -81,7 +86,47 @@ class Workbench(TrameApp, Listener):
             with layout.toolbar:
                 self._ui._create_tool_button("CT synthesis", "mdi-creation", GeneratePanel)
 
+    def _uploaded(self, files: list[dict]):
+        """Files from the browser: read beside what is shown, which stays as it is unless they can take its place."""
+        if self.data.running:
+            self.data.status = "A run is under way; cancel it or wait, then upload again."
+            return
+        try:
+            with TemporaryDirectory() as folder:
+                for file in map(ClientFile, files):
+                    (Path(folder) / Path(file.name).name).write_bytes(file.content)
+                labelmap, ct = understand_upload(Path(folder))
+            self._take(labelmap, ct, ", ".join(Path(ClientFile(file).name).name for file in files[:3]))
+        except Exception as error:  # whatever it is, what is shown stays
+            self.data.status = f"Nothing was changed. {error}"
+        self.state.flush()
+
+    def _take(self, labelmap, ct, name):
+        """Show what was uploaded, with what is shown already where both are on one grid."""
+        said = f"“{name}” is shown."
+        grid = scene.geometry_of_node(self.ct) if self.ct is not None else None
+        if ct is None and grid is not None and grid.agrees_with(labelmap.geometry):
+            ct = scene.volume_in_world(self.ct)
+        elif labelmap is None:
+            try:
+                labelmap = scene.labelmap_from_segmentation(self.segmentation)
+            except UnusableInput:  # nothing is painted
+                labelmap = None
+            if labelmap is None or not ct.geometry.agrees_with(labelmap.geometry):
+                labelmap = LabelMap(np.zeros(ct.geometry.shape, np.uint16), ct.geometry, ())
+                said += " The segmentation did not lie on its grid and was taken away: paint on it, or upload its segmentation."
+        elif ct is not None and not ct.geometry.agrees_with(labelmap.geometry):
+            raise UnusableInput("The segmentation and the CT lie on different grids; upload those that belong together.")
+        self._load(labelmap, ct)
+        self.data.status = said
+
     def _load(self, labelmap, ct):
+        self.runner.preview.end()
+        self.runner.history.clear()
+        for note in self._notes:
+            note.remove()
+        self._notes, self._previewed, self._painted_at = [], None, None
+        self.data.live, self.data.report, self.data.fade = False, [], 0
         self.app.scene.Clear()  # before anything is added: it makes the effects' pipelines anew, now that the views exist
         if ct is None:
             understood = anatomy.understand(labelmap.segments)
@@ -161,6 +206,9 @@ class Workbench(TrameApp, Listener):
     def export(self):
         """Write the last result to the folder where the workbench was started, never over another file."""
         node = self.runner.history.last
+        if node is None:
+            self.data.status = "There is nothing to save yet; press Generate first."
+            return
         path, number = Path.cwd() / f"{node.GetName().replace(' ', '-')}.nrrd", 1
         while path.exists():
             number += 1

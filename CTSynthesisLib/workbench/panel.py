@@ -52,7 +52,9 @@ class GeneratePanel(VCard):
         ]
         with self, VCardText(classes="pa-3"):
             client.Style(".ctsynthesis-table th, .ctsynthesis-table td { padding: 0 6px !important; white-space: nowrap; font-size: 12px }")
-            with VTable(density="compact", height=190, fixed_header=True, classes="mb-3 ctsynthesis-table"):
+            with VTable(
+                density="compact", height=190, fixed_header=True, classes="mb-3 ctsynthesis-table", id="ctsynthesis-structures"
+            ):
                 _head("Segment", "Understood as", "HU")
                 with html.Tbody(), html.Tr(v_for=f"s in {name.structures}", key="s.name", title=("s.note",)):
                     html.Td("{{ s.assumed ? '⚠ ' : '' }}{{ s.name }}")
@@ -76,7 +78,8 @@ class GeneratePanel(VCard):
                 id="ctsynthesis-generate", disabled=(f"!!{name.problem}",), title=(f"{name.problem}",),
             )  # fmt: skip
             VProgressLinear(model_value=(f"100 * {name.progress}",), height=6, classes="mt-2", v_show=(name.running,))
-            html.Div(f"{{{{ {name.problem} || {name.status} }}}}", id="ctsynthesis-status", classes="mt-2 text-body-2")
+            said = f"[{name.problem}, {name.status}].filter(Boolean).join(' ')"
+            html.Div(f"{{{{ {said} }}}}", id="ctsynthesis-status", classes="mt-2 text-body-2")
             html.Div(f"{{{{ {name.slices} }}}}", id="ctsynthesis-slices", style="display: none")
             with html.Div(classes="d-flex ga-2 mt-3"):
                 VBtn("Undo last", click=actions.undo, disabled=(f"!{name.can_undo}",), size="small", variant="tonal",

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,54 @@ def test_the_live_preview_follows_the_mouse(the_page):
     change = np.abs(page.picture() - before)
     assert change.max() > 40
     page.find("ctsynthesis-live").click()
+
+
+def upload(page, *files):
+    """Through the file button of the toolbar; it comes back when the upload has ended."""
+    page.until(lambda: page.driver.find_elements(page.by.CSS_SELECTOR, "input[type=file]:not([webkitdirectory])"))
+    page.driver.find_element(page.by.CSS_SELECTOR, "input[type=file]:not([webkitdirectory])").send_keys("\n".join(map(str, files)))
+
+
+def rows(page):
+    """What the panel's table of segments says."""
+    return page.find("ctsynthesis-structures").text
+
+
+def test_an_uploaded_segmentation_takes_the_place_of_what_was_shown(the_page, tmp_path):
+    page = the_page
+    labelmap = thorax(shape=(12, 60, 70), spacing=(5.0, 5.0, 9.0))
+    spleen = replace(labelmap.segments[-1], name="spleen")
+    write_segmentation(replace(labelmap, segments=(*labelmap.segments[:-1], spleen)), tmp_path / "other.seg.nrrd")
+    upload(page, tmp_path / "other.seg.nrrd")
+    page.until(lambda: "“other.seg.nrrd” is shown" in page.status())
+    page.until(lambda: "spleen" in rows(page))
+    page.generate()
+    assert "Segmentation synthetic CT" in page.status()
+
+
+def test_a_wrong_file_changes_nothing(the_page, tmp_path):
+    page = the_page
+    before, shown = rows(page), page.picture()
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    (tmp_path / "damaged.nrrd").write_bytes(b"NRRD0004\ntype: short\n")
+    for name in ("notes.txt", "damaged.nrrd"):
+        upload(page, tmp_path / name)
+        page.until(lambda name=name: "Nothing was changed." in page.status() and name in page.status())
+    assert str(tmp_path) not in page.status() and rows(page) == before
+    assert np.abs(page.picture() - shown).mean() < 2
+    page.generate()
+
+
+def test_an_uploaded_ct_keeps_the_segmentation_and_the_word_synthetic(the_page, a_workbench, tmp_path):
+    page = the_page
+    before = rows(page)
+    page.find("ctsynthesis-export").click()
+    page.until(lambda: "Written to" in page.status())
+    saved = max(a_workbench[1].glob("*synthetic-CT*.nrrd"), key=lambda path: path.stat().st_mtime)
+    upload(page, saved)
+    page.until(lambda: "is shown" in page.status())
+    assert rows(page) == before and "taken away" not in page.status()
+    time.sleep(1)
+    corner = page.picture()  # the word is the only bright thing in the black corner of the axial view
+    height, width = corner.shape
+    assert corner[: height // 8, width * 3 // 4 :].max() > 150
